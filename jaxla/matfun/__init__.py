@@ -1,0 +1,24 @@
+"""Functions of matrices.
+
+| you want | call | made of |
+|---|---|---|
+| an inverse p-th root of many matrices, fast | `inverse_pth_root` | products |
+| any real power, to LAPACK's accuracy | `psd_power` | `eigh` |
+| the nearest orthogonal matrix | `orthogonalize` | products |
+| both factors of a polar decomposition | `polar` | products |
+| a bound of the largest eigenvalue | `eigenvalue_bound` | products |
+
+All of them take leading batch axes, compute in `float32` at least and return
+the dtype that came in.
+"""
+
+from ._bounds import eigenvalue_bound as eigenvalue_bound
+from ._polar import Polar as Polar
+from ._polar import newton_schulz as newton_schulz
+from ._polar import orthogonalize as orthogonalize
+from ._polar import polar as polar
+from ._polar import polar_express as polar_express
+from ._polar import quintic as quintic
+from ._power import psd_power as psd_power
+from ._roots import InverseRoot as InverseRoot
+from ._roots import inverse_pth_root as inverse_pth_root

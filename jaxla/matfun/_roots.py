@@ -1,0 +1,159 @@
+r"""Inverse $p$-th roots of positive definite matrices, from products alone.
+
+The coupled iteration (Iannazzo 2006; Guo and Higham 2006) keeps
+$X_k \to A^{-1/p}$ and $M_k = X_k^p A \to I$ side by side:
+
+$$X_{k+1} = X_k T_k, \quad M_{k+1} = T_k^p M_k, \quad T_k = t_k(M_k).$$
+
+Newton's method takes $t(m) = ((p + 1) - m)/p$ in every step. Here $t_k$ is
+the quadratic that is best for the interval in which the eigenvalues of $M_k$
+lie (`_minimax.py`), which needs less than half as many products.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, ScalarLike
+
+from .._dtypes import compute_dtype, matmul
+from .._errors import as_square_matrix, check_int
+from ._bounds import eigenvalue_bound
+from ._minimax import inverse_root_coefficients
+
+
+class InverseRoot(NamedTuple):
+    r"""An inverse root, and what speaks for it.
+
+    - `root`: $A^{-1/p}$; zero where `residual` is infinite.
+    - `residual`: $\|M - I\|_F$ of the last step, which is about
+        $p$ times the relative error that the iteration itself leaves. Infinite
+        for a matrix with a non-finite entry, for a zero matrix, and where the
+        iteration diverged. Accept a root by `residual <= 1e-2`, say: a NaN
+        never passes such a test.
+    """
+
+    root: Float[Array, "*batch n n"]
+    residual: Float[Array, "*batch"]
+
+
+def inverse_pth_root(
+    matrix: Float[ArrayLike, "*batch n n"],
+    p: int,
+    *,
+    damping: ScalarLike = 1e-6,
+    floor: float | None = None,
+) -> InverseRoot:
+    r"""Computes $(A + \varepsilon I)^{-1/p}$ by a coupled iteration of matrix products.
+
+    $\varepsilon$ is `damping` times [`jaxla.matfun.eigenvalue_bound`][] of $A$.
+    There is no factorization in it: a batch costs one batched product after
+    the other, on CPU, GPU and TPU alike, and the number of steps is fixed.
+
+    **Arguments:**
+
+    - `matrix`: symmetric positive semi-definite; its symmetric part is taken.
+        Half-precision input is computed in `float32`.
+    - `p`: an integer between 1 and 8. (Static.)
+    - `damping`: relative damping. Below `1e-6` in `float32` the smallest
+        eigenvalues drown in rounding errors. May be traced.
+    - `floor`: the smallest eigenvalue, relative to the bound and after damping,
+        that the number of steps is chosen for; defaults to `1e-6`, in `float64`
+        to `1e-12`. Smaller eigenvalues are treated as if damped further, and
+        show in the residual. (Static.)
+
+    **Returns:**
+
+    [`jaxla.matfun.InverseRoot`][]: the root in the dtype of `matrix`, and a
+    residual for each matrix by which a caller can refuse it. One bad matrix of
+    a batch does not touch the others.
+
+    **Cost:** six steps of `2 + ceil(log2(p))` or so products of $2 n^3$ flops for
+    $p = 4$ in `float32`; about 30 products in all.
+
+    **Accuracy:** in `float32` with damping `1e-6`, the relative Frobenius error
+    at condition 1e6 is 1e-3 for $p = 4$, where the eigendecomposition has
+    1e-2: see `benchmarks/results/roots.md`.
+
+    **Differentiation:** both modes and every order, through the products;
+    finite and right at repeated eigenvalues.
+
+    !!! example
+
+        >>> import jax.numpy as jnp
+        >>> root, residual = jaxla.matfun.inverse_pth_root(
+        ...     jnp.diag(jnp.array([16.0, 81.0])), 4)
+        >>> print(root.round(3))
+        [[0.5   0.   ]
+         [0.    0.333]]
+        >>> bool(residual < 1e-4)
+        True
+
+    ??? cite "Reference"
+
+        Iannazzo, *On the Newton method for the matrix pth root*, SIAM J. Matrix
+        Anal. Appl. 2006; Amsel et al., *The Polar Express*, 2025, for composed
+        minimax polynomials.
+    """
+    matrix = as_square_matrix("matrix", matrix)
+    check_int("p", p, low=1, high=8)
+    dtype = compute_dtype(matrix.dtype)
+    if floor is None:
+        floor = 1e-6 if dtype == jnp.float32 else 1e-12
+    if not 0 < floor < 1:
+        raise ValueError(f"`floor` must lie between 0 and 1; got {floor}.")
+    eye = jnp.eye(matrix.shape[-1], dtype=dtype)
+    usable = jnp.isfinite(matrix).all((-2, -1)) & (matrix != 0).any((-2, -1))
+    a = jnp.where(usable[..., None, None], matrix.astype(dtype), eye)
+    a = (a + a.mT) / 2
+    bound = eigenvalue_bound(a)
+    a = a + (damping * bound).astype(dtype)[..., None, None] * eye
+    scale = _power_of_two_above((1 + damping) * bound)
+    # The root does not depend on the scale, hence no derivative through it.
+    scale = jax.lax.stop_gradient(scale.astype(dtype))
+
+    # The scale is at most twice the bound.
+    rows, _ = inverse_root_coefficients(
+        p, floor / 2, 2e-7 if dtype == jnp.float32 else 1e-14
+    )
+
+    def stage(carry, c):
+        x, m = carry
+        t = c[0] * eye + c[1] * m + c[2] * matmul(m, m)
+        x, m = matmul(x, t), _power_times(t, p, m)
+        # Rounding makes m unsymmetric, and the iteration drifts if it stays so.
+        return (x, (m + m.mT) / 2), None
+
+    start = (jnp.broadcast_to(eye, a.shape), a / scale[..., None, None])
+    (x, m), _ = jax.lax.scan(stage, start, jnp.array(rows, dtype))
+    root = (x + x.mT) / 2 * (scale ** (-1 / p))[..., None, None]
+    residual = _frobenius(m - eye)
+    good = usable & jnp.isfinite(residual) & jnp.isfinite(root).all((-2, -1))
+    return InverseRoot(
+        jnp.where(good[..., None, None], root, 0).astype(matrix.dtype),
+        jnp.where(good, residual, jnp.inf),
+    )
+
+
+def _power_of_two_above(x: Array) -> Array:
+    """The least power of two above `x > 0`: dividing by it rounds nothing."""
+    mantissa, exponent = jnp.frexp(x)
+    del mantissa  # in [1/2, 1)
+    return jnp.ldexp(jnp.ones_like(x), exponent)
+
+
+def _power_times(t: Array, p: int, m: Array) -> Array:
+    """`t^p @ m` by repeated squaring."""
+    while p:
+        if p % 2:
+            m = matmul(t, m)
+        p //= 2
+        if p:
+            t = matmul(t, t)
+    return m
+
+
+def _frobenius(x: Array) -> Array:
+    # The square root of an exact zero has no derivative.
+    total = jnp.sum(x * x, axis=(-2, -1))
+    return jnp.where(total == 0, 0, jnp.sqrt(jnp.where(total == 0, 1, total)))

@@ -1,0 +1,314 @@
+r"""Shampoo (Gupta, Koren and Singer, 2018), blocked, stacked and staggered.
+
+Every matrix-shaped parameter is cut into tiles; a tile with gradient $G$ keeps
+averages $L$ of $G G^\top$ and $R$ of $G^\top G$ and steps along
+$L^{-1/4} G R^{-1/4}$, rescaled to the size of Adam's step ("grafting", Anil et
+al., 2020). Other parameters are left to Adam. The mathematics is in `jaxla.kron`.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.typing import DTypeLike
+from jaxtyping import ScalarLike
+
+from .. import kron
+from .._dtypes import compute_dtype
+from .._errors import check_choice
+from ._describe import record_plan
+from ._leaves import check_gradients, check_parameters, named_leaves
+from ._sharding import with_auto_axes
+
+
+class ScaleByShampooState(NamedTuple):
+    """State of [`jaxla.optim.scale_by_shampoo`][]; read it by `optax.tree.get`."""
+
+    count: Any  # int32 scalar: the number of updates
+    steps: Any  # int32, one a parameter: the updates whose gradient was finite
+    nonfinite: Any  # bool, one a parameter: was the last gradient refused?
+    rejected: Any  # int32 scalar: roots refused in the last update
+    mu: Any  # first moments, a tree like the parameters
+    nu: Any  # second moments, likewise; a scalar zero where none is needed
+    factors: Any  # size -> (factors, size, size): averages of G Gᵀ and Gᵀ G
+    roots: Any  # size -> (factors, size, size): their inverse roots when last computed
+    residuals: Any  # size -> (factors,): of these roots; infinite if there is none yet
+
+
+def scale_by_shampoo(
+    b1: ScalarLike = 0.9,
+    b2: ScalarLike = 0.99,
+    eps: ScalarLike = 1e-8,
+    damping: ScalarLike = 1e-6,
+    tolerance: ScalarLike = 1e-2,
+    *,
+    blocks: kron.Blocks = kron.Blocks(),
+    graft: str = "adam",
+    momentum: str = "before",
+    mu_dtype: DTypeLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Preconditions each tile of each matrix as $L^{-e} G R^{-e}$.
+
+    In one update, in this order: the averages take in the gradient; the roots whose
+    turn it is are computed anew; the momentum (or the gradient) is preconditioned;
+    the result is rescaled over the whole parameter.
+
+    **Arguments:**
+
+    - `b1`: decay of the momentum.
+    - `b2`: decay of the averages $L$ and $R$, and of Adam's second moment. All
+        averages are corrected for their start at zero. `1.0` averages over all steps.
+    - `eps`: Adam's, for the grafted size and for parameters that are not matrices.
+    - `damping`: added to each factor before its root, relative to a bound of its
+        largest eigenvalue. In `float32`, not below `1e-6`.
+    - `tolerance`: a root with a larger residual is refused, and the old one kept.
+    - `blocks`: tiles, refresh period, exponent and rules, see
+        [`jaxla.kron.Blocks`][]. (Static.)
+    - `graft`: whose step size to take over each whole parameter: `"adam"`, `"sgd"`
+        (the norm of the momentum) or `"none"`. (Static.)
+    - `momentum`: `"before"` preconditions the average of the gradients, so that
+        everything but the direction is Adam; `"after"` averages the preconditioned
+        gradients. (Static.)
+    - `mu_dtype`: dtype of the momentum, by default at least `float32`. Under
+        `optax.inject_hyperparams` give it by name, `"bfloat16"`. (Static.)
+
+    **Returns:**
+
+    An `optax.GradientTransformationExtraArgs` with a
+    [`jaxla.optim.ScaleByShampooState`][]. Statistics and roots are held in
+    `float32` at least, whatever the dtype of the parameters. A parameter whose
+    gradient is not finite (or so large that its square is not) gets a zero update,
+    its statistics stay as they were, and its entry of `nonfinite` says so.
+
+    **Cost:** per update and for an `m x n` parameter in tiles of size `s`,
+    `16 m n s` flops, and the roots of `1 / refresh_every` of the tiles. The state
+    holds two moments and four numbers more for each entry of a square tile.
+
+    !!! example
+
+        >>> import jax, jax.numpy as jnp, optax
+        >>> opt = optax.chain(jaxla.optim.scale_by_shampoo(), optax.scale(-0.1))
+        >>> params = jnp.ones((4, 3))
+        >>> state = opt.init(params)
+        >>> updates, state = opt.update(params, state)
+        >>> print((params + updates).round(3)[0])
+        [0.9 0.9 0.9]
+
+    ??? cite "Reference"
+
+        Gupta, Koren and Singer, *Shampoo: Preconditioned Stochastic Tensor
+        Optimization*, 2018, Algorithm 1; Anil, Gupta, Koren, Regan and Singer,
+        *Scalable Second Order Optimization for Deep Learning*, 2020, for blocks
+        and grafting.
+    """
+    check_choice("graft", graft, ("adam", "sgd", "none"))
+    check_choice("momentum", momentum, ("before", "after"))
+    if not isinstance(blocks, kron.Blocks):
+        raise TypeError(f"`blocks` must be a `jaxla.kron.Blocks`; got {blocks!r}.")
+
+    def needs_nu(leaf: kron.LeafPlan) -> bool:
+        return leaf.axes is None or graft == "adam"
+
+    def init_fn(params):
+        paths, leaves = named_leaves(params)
+        check_parameters(paths, leaves)
+        plan = kron.make_plan(paths, leaves, blocks)
+        record_plan(plan, blocks)
+        like = dict(zip(paths, plan.leaves, strict=True))
+
+        def first_moment(leaf):
+            return jnp.zeros_like(leaf, dtype=mu_dtype or compute_dtype(leaf.dtype))
+
+        def second_moment(path, leaf):
+            dtype = compute_dtype(leaf.dtype)
+            if needs_nu(like[_name(path)]):
+                return jnp.zeros_like(leaf, dtype=dtype)
+            return jnp.zeros([], dtype)
+
+        dtype = _factor_dtype(leaves, plan)
+        return ScaleByShampooState(
+            count=jnp.zeros([], jnp.int32),
+            steps=jnp.zeros([max(len(leaves), 1)], jnp.int32),
+            nonfinite=jnp.zeros([max(len(leaves), 1)], bool),
+            rejected=jnp.zeros([], jnp.int32),
+            mu=jax.tree.map(first_moment, params),
+            nu=jax.tree.map_with_path(second_moment, params),
+            factors=_per_size(plan, lambda s, n: jnp.zeros((n, s, s), dtype)),
+            roots=_per_size(plan, lambda s, n: jnp.zeros((n, s, s), dtype)),
+            residuals=_per_size(plan, lambda _, n: jnp.full((n,), jnp.inf, dtype)),
+        )
+
+    def update_fn(updates, state, params=None, **extra_args):
+        del params, extra_args
+        check_gradients(updates, state.mu)
+        paths, leaves = named_leaves(updates)
+        plan = kron.make_plan(paths, leaves, blocks)
+        grads, finite = _refuse_nonfinite(leaves)
+        # A refused gradient has weight zero in every average.
+        steps = state.steps + finite
+        w1 = jnp.where(finite, kron.debiased_weight(b1, steps), 0)
+        w2 = jnp.where(finite, kron.debiased_weight(b2, steps), 0)
+
+        mu, nu = jax.tree.leaves(state.mu), jax.tree.leaves(state.nu)
+        if momentum == "before":
+            mu = list(map(kron.update_mean, mu, grads, w1))
+        nu = [
+            kron.update_mean(v, g * g, w) if needs_nu(leaf) else v
+            for leaf, v, g, w in zip(plan.leaves, nu, grads, w2, strict=True)
+        ]
+        stats = _accumulate_and_refresh(grads, w2, state, plan)
+        source = mu if momentum == "before" else grads
+        source = [m.astype(g.dtype) for m, g in zip(source, grads, strict=True)]
+        out = _preconditioned(source, nu, stats, plan)
+        if momentum == "after":
+            mu = out = list(map(kron.update_mean, mu, out, w1))
+
+        out = [
+            jnp.where(ok, u, 0).astype(leaf.dtype)
+            for ok, u, leaf in zip(finite, out, leaves, strict=True)
+        ]
+        unflatten = jax.tree.structure(updates).unflatten
+        return unflatten(out), ScaleByShampooState(
+            count=optax.safe_increment(state.count),
+            steps=steps,
+            nonfinite=~finite,
+            mu=unflatten(mu),
+            nu=unflatten(nu),
+            **stats,
+        )
+
+    def _accumulate_and_refresh(grads, w2, state, plan):
+        if not plan.buckets:
+            return dict(
+                factors=state.factors, roots=state.roots, residuals=state.residuals,
+                rejected=state.rejected,
+            )  # fmt: skip
+        dtype = _factor_dtype(grads, plan)
+        tiles = kron.to_tiles([g.astype(dtype) for g in grads], plan)
+        grams = kron.gram_factors(tiles, plan)
+        weights = kron.stack_per_factor(kron.tiles_of(w2, plan), plan)
+        factors = jax.tree.map(kron.update_mean, state.factors, grams, weights)
+        roots, residuals, rejected = kron.refresh_roots(
+            factors, state.roots, state.residuals, state.count,
+            blocks=blocks, damping=damping, tolerance=tolerance,
+        )  # fmt: skip
+        return dict(
+            factors=factors, roots=roots, residuals=residuals, rejected=rejected
+        )
+
+    def _preconditioned(source, nu, stats, plan):
+        joined = {}
+        if plan.buckets:
+            dtype = _factor_dtype(source, plan)
+            tiles = kron.precondition(
+                kron.to_tiles([m.astype(dtype) for m in source], plan),
+                stats["factors"], stats["roots"], stats["residuals"],
+                plan=plan, blocks=blocks, damping=damping,
+            )  # fmt: skip
+            joined = kron.from_tiles(tiles, plan)
+        out = []
+        for i, (m, v) in enumerate(zip(source, nu, strict=True)):
+            adam = m / (jnp.sqrt(v) + eps)
+            if i not in joined:
+                out.append(adam)
+                continue
+            shampoo = joined[i].astype(m.dtype)
+            size = {"adam": adam, "sgd": m, "none": shampoo}[graft]
+            out.append(shampoo if graft == "none" else kron.graft(shampoo, size))
+        return out
+
+    return optax.GradientTransformationExtraArgs(init_fn, with_auto_axes(update_fn))
+
+
+def shampoo(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: ScalarLike = 0.9,
+    b2: ScalarLike = 0.99,
+    eps: ScalarLike = 1e-8,
+    damping: ScalarLike = 1e-6,
+    tolerance: ScalarLike = 1e-2,
+    weight_decay: ScalarLike = 0.0,
+    weight_decay_mask: Any = None,
+    *,
+    blocks: kron.Blocks = kron.Blocks(),
+    graft: str = "adam",
+    momentum: str = "before",
+    mu_dtype: DTypeLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """The Shampoo optimizer.
+
+    [`jaxla.optim.scale_by_shampoo`][], then decoupled weight decay, then the
+    learning rate. With the default grafting, a learning rate that suits
+    `optax.adamw` is a good first guess.
+
+    **Arguments:**
+
+    - `learning_rate`: a number or a schedule.
+    - `b1`, `b2`, `eps`, `damping`, `tolerance`, `blocks`, `graft`, `momentum`,
+        `mu_dtype`: as of [`jaxla.optim.scale_by_shampoo`][].
+    - `weight_decay`: added to the update as `weight_decay * params`, before the
+        learning rate, as `optax.adamw` does.
+    - `weight_decay_mask`: a tree of booleans, or a function from parameters to
+        one: which parameters decay. Under `optax.inject_hyperparams` give the
+        tree: a function would be taken for a schedule.
+
+    **Returns:**
+
+    An `optax.GradientTransformationExtraArgs`.
+
+    !!! example
+
+        >>> import jax, jax.numpy as jnp, optax
+        >>> opt = jaxla.optim.shampoo(0.1)
+        >>> params = {"w": jnp.ones((4, 3)), "b": jnp.ones(3)}
+        >>> loss = lambda p: jnp.sum(p["w"] ** 2) + jnp.sum(p["b"] ** 2)
+        >>> state = opt.init(params)
+        >>> for _ in range(20):
+        ...     updates, state = opt.update(jax.grad(loss)(params), state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> bool(loss(params) < 1)
+        True
+
+    ??? cite "Reference"
+
+        As of [`jaxla.optim.scale_by_shampoo`][].
+    """
+    return optax.chain(
+        scale_by_shampoo(
+            b1, b2, eps, damping, tolerance,
+            blocks=blocks, graft=graft, momentum=momentum, mu_dtype=mu_dtype,
+        ),  # fmt: skip
+        optax.add_decayed_weights(weight_decay, weight_decay_mask),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def _refuse_nonfinite(leaves):
+    """The gradients to compute with, zero where refused, and which are finite."""
+    grads = [leaf.astype(compute_dtype(leaf.dtype)) for leaf in leaves]
+    # A finite sum of squares: no entry of a Gram matrix will overflow either.
+    finite = [jnp.isfinite(jnp.sum(g * g)) for g in grads]
+    grads = [jnp.where(ok, g, 0) for ok, g in zip(finite, grads, strict=True)]
+    return grads, jnp.stack(finite) if finite else jnp.zeros([1], bool)
+
+
+def _factor_dtype(leaves, plan: kron.Plan) -> np.dtype:
+    """The widest dtype that a matrix of the plan is computed in."""
+    dtypes = [
+        compute_dtype(leaf.dtype)
+        for leaf, leaf_plan in zip(leaves, plan.leaves, strict=True)
+        if leaf_plan.axes is not None
+    ]
+    return max(dtypes, key=lambda dtype: dtype.itemsize, default=np.dtype(jnp.float32))
+
+
+def _per_size(plan: kron.Plan, make):
+    stacks = {size: make(size, count) for size, count in plan.num_factors.items()}
+    # A leaf also where there is no matrix: `optax.tree.map_params` needs one.
+    return stacks or jnp.zeros([])
+
+
+def _name(path) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
