@@ -1,5 +1,15 @@
-"""Linear algebra in JAX for people who train and study models."""
+"""Linear algebra in JAX for people who train and study models.
+
+Rooms, from the ground floor up: `matfun` (functions of matrices), `kron`
+(Kronecker-factored curvature of blocks), `optim` (Optax transformations),
+`testing` (contract checks for transformations of your own).
+"""
+
+import importlib.metadata
 
 from . import kron as kron
 from . import matfun as matfun
 from . import optim as optim
+
+
+__version__ = importlib.metadata.version("jaxla")

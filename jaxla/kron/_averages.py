@@ -62,6 +62,6 @@ def update_mean(
     """
     weight = weight.reshape(weight.shape + (1,) * (mean.ndim - weight.ndim))
     dtype = new.dtype
-    return (mean.astype(dtype) + weight.astype(dtype) * (new - mean.astype(dtype))).astype(
-        mean.dtype
-    )
+    return (
+        mean.astype(dtype) + weight.astype(dtype) * (new - mean.astype(dtype))
+    ).astype(mean.dtype)

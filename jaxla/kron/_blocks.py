@@ -51,10 +51,11 @@ class Blocks:
 
     **Arguments:**
 
-    - `size`: the largest tile; a longer axis is cut into equal parts of at most
-        this size. A multiple of 8. Larger tiles come closer to unblocked
-        Shampoo; the cost of roots grows by the cube.
-    - `classes`: how many different tile sizes to have at most. All tiles of a
+    - `size`: the largest block; a longer axis is cut into equal parts of at most
+        this size, and of the left (right) factor only the diagonal blocks are kept.
+        A multiple of 8. Larger blocks come closer to unblocked Shampoo; the
+        state grows by `size`, the cost of a root by its cube.
+    - `classes`: how many different block sizes to have at most. All blocks of a
         size are one stack, and one batched call serves them; more sizes waste
         less on padding and compile longer.
     - `refresh_every`: the steps in which every root is computed anew once. The
@@ -64,7 +65,7 @@ class Blocks:
         roots come from products ([`jaxla.matfun.inverse_pth_root`][]).
     - `normalize_trace`: divide each statistic by the square root of its trace
         before the root, as $H \approx L \otimes R / \mathrm{tr}(L)$ has it. Set
-        it when `exponent` is not 1/4: it makes tiles comparable in scale.
+        it when `exponent` is not 1/4: it makes blocks comparable in scale.
     - `root`: `"coupled"` (products alone), `"eigh"`, or `"auto"`: coupled where
         the exponent allows.
     - `shards`: the number of devices over which the stacks are spread; see
@@ -103,18 +104,18 @@ class Blocks:
             raise ValueError(
                 f"`exponent` must be a positive number; got {self.exponent!r}."
             )
-        if self.root == "coupled" and self.inverse_exponent is None:
+        if self.root == "coupled" and self.coupled_order is None:
             raise ValueError(
                 "`root='coupled'` needs an `exponent` of 1/p with an integer p "
                 f"between 1 and 8; got {self.exponent}. Use `root='eigh'`."
             )
 
     @property
-    def inverse_exponent(self) -> int | None:
-        """`p`, if the exponent is `1/p` for an integer p between 1 and 8."""
+    def coupled_order(self) -> int | None:
+        """`p`, if roots are `inverse_pth_root`s of this order; `None` for `eigh`."""
         p = round(1 / self.exponent)
         close = math.isclose(p * self.exponent, 1, rel_tol=1e-9)
-        return p if close and 1 <= p <= 8 else None
+        return p if self.root != "eigh" and close and 1 <= p <= 8 else None
 
     def rule(self, path: str, leaf: Any) -> Rule | None:
         """The user's rule for a parameter, or `None`."""

@@ -1,9 +1,10 @@
-r"""Kronecker factors of tiles: statistics, staggered roots, preconditioning.
+r"""Kronecker factors of blocks: statistics, staggered roots, preconditioning.
 
-For a tile with gradient $G$, Shampoo keeps $L = \sum G G^\top$ and
-$R = \sum G^\top G$ and steps along $L^{-e} G R^{-e}$. The factors of all tiles,
-left and right, are stacked by size; `Plan.left` and `Plan.right` say where each
-tile shape's begin.
+For a matrix with gradient $G$, Shampoo keeps averages $L$ of $G G^\top$ and $R$ of
+$G^\top G$ and steps along $L^{-e} G R^{-e}$. Here $L$ and $R$ are block diagonal:
+only the diagonal blocks of $G G^\top$ and $G^\top G$ are kept. The blocks of all
+matrices, left and right, are stacked by size; `Plan.left` and `Plan.right` say
+which part of a stack belongs to which group.
 """
 
 from collections.abc import Callable
@@ -13,22 +14,29 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
 from .._dtypes import matmul
-from ..matfun import InverseRoot, eigenvalue_bound, inverse_pth_root, psd_power
+from ..matfun import (
+    InverseRoot,
+    eigenvalue_bound,
+    inverse_pth_root,
+    num_products,
+    psd_power,
+)
 from ._blocks import Blocks
-from ._plan import Plan
-from ._tiles import Stacks
+from ._plan import Group, Plan
+from ._stacks import Stacks
 
 
 Factors = dict[int, Float[Array, "factors size size"]]
+PerFactor = dict[int, Float[Array, " factors"]]
 
 
-def gram_factors(tiles: Stacks, plan: Plan) -> Factors:
-    r"""Computes $G G^\top$ and $G^\top G$ of every tile, stacked by size.
+def gram_factors(stacks: Stacks, plan: Plan) -> Factors:
+    r"""Computes the diagonal blocks of $G G^\top$ and $G^\top G$, stacked by size.
 
     **Arguments:**
 
-    - `tiles`: the gradient's tiles, as [`jaxla.kron.to_tiles`][] returns them.
-    - `plan`: the plan by which they were cut.
+    - `stacks`: the gradients, as [`jaxla.kron.to_stacks`][] returns them.
+    - `plan`: the plan by which they were stacked.
 
     **Returns:**
 
@@ -42,14 +50,15 @@ def gram_factors(tiles: Stacks, plan: Plan) -> Factors:
         >>> import jax.numpy as jnp
         >>> weight = jnp.ones((8, 16))
         >>> plan = jaxla.kron.make_plan(["w"], [weight], jaxla.kron.Blocks())
-        >>> grams = jaxla.kron.gram_factors(jaxla.kron.to_tiles([weight], plan), plan)
+        >>> stacks = jaxla.kron.to_stacks([weight], plan)
+        >>> grams = jaxla.kron.gram_factors(stacks, plan)
         >>> {size: float(gram[0, 0, 0]) for size, gram in grams.items()}
         {8: 16.0, 16: 8.0}
     """
 
-    def both_sides(tile):
-        g = tiles[tile]
-        return matmul(g, g.mT), matmul(g.mT, g)
+    def both_sides(group: Group):
+        rows, cols = _row_blocks(stacks[group], group), _col_blocks(stacks[group], group)
+        return matmul(rows, rows.mT), matmul(cols.mT, cols)
 
     return _stack(plan, both_sides)
 
@@ -57,13 +66,13 @@ def gram_factors(tiles: Stacks, plan: Plan) -> Factors:
 def refresh_roots(
     factors: Factors,
     roots: Factors,
-    residuals: dict[int, Float[Array, " factors"]],
+    residuals: PerFactor,
     count: ScalarLike,
     *,
     blocks: Blocks,
     damping: ScalarLike,
     tolerance: ScalarLike,
-) -> tuple[Factors, dict[int, Float[Array, " factors"]], Array]:
+) -> tuple[Factors, PerFactor, Array]:
     r"""Computes the roots $L^{-e}$ whose turn it is, and keeps the others.
 
     Step `count` serves every `refresh_every`-th part of each stack, so that no
@@ -110,30 +119,30 @@ def refresh_roots(
 
 
 def precondition(
-    tiles: Stacks,
+    stacks: Stacks,
     factors: Factors,
     roots: Factors,
-    residuals: dict[int, Float[Array, " factors"]],
+    residuals: PerFactor,
     *,
     plan: Plan,
     blocks: Blocks,
     damping: ScalarLike,
 ) -> Stacks:
-    r"""Applies $L^{-e} G R^{-e}$ to every tile.
+    r"""Applies $L^{-e} G R^{-e}$ to every matrix.
 
-    Until a factor has its first accepted root (its residual is infinite), the
+    Until a block has its first accepted root (its residual is infinite), the
     root of its diagonal stands in, which needs no more than the statistics.
 
     **Arguments:**
 
-    - `tiles`: what to precondition, as [`jaxla.kron.to_tiles`][] returns it.
+    - `stacks`: what to precondition, as [`jaxla.kron.to_stacks`][] returns it.
     - `factors`, `roots`, `residuals`: as of [`jaxla.kron.refresh_roots`][].
     - `plan`, `blocks`: the plan and the choices.
     - `damping`: relative to the largest entry of the diagonal, for the stand-in.
 
     **Returns:**
 
-    The preconditioned tiles.
+    The preconditioned stacks.
 
     **Cost:** `4 m n size` flops for an `m x n` parameter.
 
@@ -142,36 +151,37 @@ def precondition(
         >>> import jax.numpy as jnp
         >>> weight, blocks = jnp.ones((8, 8)), jaxla.kron.Blocks()
         >>> plan = jaxla.kron.make_plan(["w"], [weight], blocks)
-        >>> tiles = jaxla.kron.to_tiles([weight], plan)
+        >>> stacks = jaxla.kron.to_stacks([weight], plan)
         >>> root = {8: 0.5 * jnp.stack([jnp.eye(8)] * 2)}
-        >>> out = jaxla.kron.precondition(tiles, root, root, {8: jnp.zeros(2)},
+        >>> out = jaxla.kron.precondition(stacks, root, root, {8: jnp.zeros(2)},
         ...     plan=plan, blocks=blocks, damping=1e-6)
-        >>> float(out[8, 8][0, 0, 0])
-        0.25
+        >>> [float(stack[0, 0, 0]) for stack in out.values()]
+        [0.25]
     """
     stand_ins = {
         size: _diagonal_root(stack, residuals[size], blocks, damping)
         for size, stack in factors.items()
     }
     out = {}
-    for (rows, cols), g in tiles.items():
-        left = slice(plan.left[rows, cols], plan.left[rows, cols] + len(g))
-        right = slice(plan.right[rows, cols], plan.right[rows, cols] + len(g))
-        g = matmul(roots[rows][left], g) + stand_ins[rows][left, :, None] * g
-        out[rows, cols] = (
-            matmul(g, roots[cols][right]) + g * stand_ins[cols][right, None, :]
-        )
+    for group, g in stacks.items():
+        shape, left, right = g.shape, plan.left[group], plan.right[group]
+        diagonal = stand_ins[group.row_size][left, :, None]
+        g = _row_blocks(g, group)
+        g = matmul(roots[group.row_size][left], g) + diagonal * g
+        diagonal = stand_ins[group.col_size][right, None, :]
+        g = _col_blocks(g.reshape(shape), group)
+        g = matmul(g, roots[group.col_size][right]) + g * diagonal
+        g = g.reshape(shape[0], group.cols, shape[1], group.col_size)
+        out[group] = g.swapaxes(1, 2).reshape(shape)
     return out
 
 
-def stack_per_factor(
-    per_tile: dict[tuple[int, int], Array], plan: Plan
-) -> dict[int, Array]:
-    """Gives each factor the entry of its tile.
+def per_factor(per_leaf: Float[Array, " leaves"], plan: Plan) -> PerFactor:
+    """Gives each factor the number of its parameter.
 
     **Arguments:**
 
-    - `per_tile`: a vector for each tile shape, one entry a tile.
+    - `per_leaf`: one number a parameter.
     - `plan`: the plan.
 
     **Returns:**
@@ -182,20 +192,87 @@ def stack_per_factor(
 
         >>> import jax.numpy as jnp
         >>> plan = jaxla.kron.make_plan(["w"], [jnp.ones((8, 8))], jaxla.kron.Blocks())
-        >>> jaxla.kron.stack_per_factor({(8, 8): jnp.array([7.0])}, plan)
+        >>> print(jaxla.kron.per_factor(jnp.array([7.0]), plan))
         {8: Array([7., 7.], dtype=float32)}
     """
-    return _stack(plan, lambda tile: (per_tile[tile], per_tile[tile]))
+
+    def both_sides(group: Group):
+        members = plan.groups[group]
+        return tuple(
+            jnp.concatenate(
+                [
+                    jnp.broadcast_to(per_leaf[i], (plan.leaves[i].num_factors[side],))
+                    for i in members
+                ]
+            )
+            for side in (0, 1)
+        )
+
+    return _stack(plan, both_sides)
+
+
+def roots_per_step(count: int, blocks: Blocks) -> int:
+    """The largest number of roots of one size that a step computes.
+
+    **Arguments:**
+
+    - `count`: the number of factors of that size.
+    - `blocks`: the choices.
+
+    **Returns:**
+
+    `ceil(count / refresh_every)`, or a little more with several shards.
+
+    !!! example
+
+        >>> jaxla.kron.roots_per_step(34, jaxla.kron.Blocks(refresh_every=10))
+        4
+    """
+    return blocks.shards * _window_length(count // blocks.shards, blocks)
+
+
+def root_flops(size: int, blocks: Blocks) -> int:
+    """The floating-point operations of one root in `float32`.
+
+    **Arguments:**
+
+    - `size`: of the factor.
+    - `blocks`: the choices, of which the exponent and the kind of root count.
+
+    **Returns:**
+
+    `2 size^3` for each product, or `11 size^3` for an eigendecomposition.
+
+    !!! example
+
+        >>> jaxla.kron.root_flops(128, jaxla.kron.Blocks()) // 128**3
+        74
+    """
+    if blocks.coupled_order is None:
+        return 11 * size**3
+    return 2 * size**3 * num_products(blocks.coupled_order)
+
+
+def _row_blocks(x: Array, group: Group) -> Array:
+    """Of stacked matrices, the rows that each left block stands for, side by side."""
+    return x.reshape(-1, group.row_size, x.shape[-1])
+
+
+def _col_blocks(x: Array, group: Group) -> Array:
+    """Of stacked matrices, the columns that each right block stands for."""
+    x = x.reshape(*x.shape[:-1], group.cols, group.col_size).swapaxes(1, 2)
+    return x.reshape(-1, *x.shape[2:])
 
 
 def _stack(
-    plan: Plan, both_sides: Callable[[tuple[int, int]], tuple[Array, Array]]
+    plan: Plan, both_sides: Callable[[Group], tuple[Array, ...]]
 ) -> dict[int, Array]:
     """Stacks what belongs to left and right factors, by size, in the plan's order."""
     parts: dict[int, list[Array]] = {size: [] for size in plan.num_factors}
-    for tile in plan.buckets:
-        for size, part in zip(tile, both_sides(tile), strict=True):
-            parts[size].append(part)
+    for group in plan.groups:
+        left, right = both_sides(group)
+        parts[group.row_size].append(left)
+        parts[group.col_size].append(right)
     stacks = {}
     for size, arrays in parts.items():
         stack = jnp.concatenate(arrays)
@@ -208,9 +285,8 @@ def _root(window: Array, blocks: Blocks, damping: ScalarLike) -> InverseRoot:
     if blocks.normalize_trace:
         trace = jnp.trace(window, axis1=-2, axis2=-1)
         window /= jnp.sqrt(jnp.where(trace > 0, trace, 1))[..., None, None]
-    p = blocks.inverse_exponent
-    if p is not None and blocks.root != "eigh":
-        return inverse_pth_root(window, p, damping=damping)
+    if blocks.coupled_order is not None:
+        return inverse_pth_root(window, blocks.coupled_order, damping=damping)
     root = psd_power(window, -blocks.exponent, damping=damping)
     good = jnp.isfinite(root).all((-2, -1)) & (eigenvalue_bound(window) > 0)
     return InverseRoot(
@@ -226,11 +302,9 @@ def _refresh_window(
     tolerance: ScalarLike,
 ) -> tuple[Array, Array, Array]:
     # One window in the part of each device, so that none has to fetch a factor.
-    stacks = jax.tree.map(
-        lambda x: x.reshape(blocks.shards, -1, *x.shape[1:]), stacks
-    )
+    stacks = jax.tree.map(lambda x: x.reshape(blocks.shards, -1, *x.shape[1:]), stacks)
     total = stacks[0].shape[1]
-    length = -(-total // blocks.refresh_every)
+    length = _window_length(total, blocks)
     turns = -(-total // length)
     phase = jnp.asarray(count) % blocks.refresh_every
     # The last window begins where it still fits, and overlaps the one before.
@@ -266,6 +340,10 @@ def _refresh_window(
         residuals.reshape(-1),
         rejected,
     )
+
+
+def _window_length(count: int, blocks: Blocks) -> int:
+    return -(-count // blocks.refresh_every)
 
 
 def _diagonal_root(

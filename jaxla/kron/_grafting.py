@@ -4,7 +4,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-
 def graft(
     direction: Float[Array, "..."], magnitude: Float[Array, "..."]
 ) -> Float[Array, "..."]:

@@ -1,4 +1,4 @@
-"""The plan of a blocked preconditioner: which parameter is cut into which tiles.
+"""The plan of a blocked preconditioner: which parameter is cut into which blocks.
 
 A plan follows from shapes, paths and [`jaxla.kron.Blocks`][] alone; it is made
 anew at every trace and never stored.
@@ -7,9 +7,23 @@ anew at every trace and never stored.
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._blocks import Axes, Blocks, Rule
+
+
+class Group(NamedTuple):
+    """What parameters must have in common to be stacked: one batched call serves them.
+
+    A matrix of a group has `rows * row_size` rows and `cols * col_size` columns:
+    its left factor has `rows` diagonal blocks of `row_size`, its right factor
+    `cols` blocks of `col_size`.
+    """
+
+    rows: int
+    row_size: int
+    cols: int
+    col_size: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,46 +32,45 @@ class LeafPlan:
 
     - `axes`: how it is read as matrices; `None` if it is treated entry by entry.
     - `matrix_shape`: `(batch, m, n)` of these matrices.
-    - `grid`: the number of tiles along `m` and along `n`.
-    - `part`: the rows and columns of the matrix that one tile holds.
-    - `tile`: the size of the tile, at least `part`; the rest is zero.
+    - `part`: the rows of the matrix that a left block stands for, and the columns
+        that a right block stands for; up to the size of the block, the rest is zero.
+    - `group`: the parameters that it is stacked with.
     """
 
     path: str
     shape: tuple[int, ...]
     axes: Axes | None = None
     matrix_shape: tuple[int, int, int] = (0, 0, 0)
-    grid: tuple[int, int] = (0, 0)
     part: tuple[int, int] = (0, 0)
-    tile: tuple[int, int] = (0, 0)
+    group: Group = Group(0, 0, 0, 0)
 
     @property
-    def num_tiles(self) -> int:
-        return self.matrix_shape[0] * math.prod(self.grid)
+    def num_factors(self) -> tuple[int, int]:
+        """The number of left and of right blocks."""
+        batch = self.matrix_shape[0]
+        return batch * self.group.rows, batch * self.group.cols
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What happens to every parameter, and where each tile's factors lie.
+    """What happens to every parameter, and where its factors lie.
 
     - `leaves`: one plan a parameter, in the order of the tree.
-    - `buckets`: for each tile shape, the indices of the leaves that have it.
-    - `num_tiles`: the number of tiles of each bucket.
-    - `left`, `right`: for each tile shape, where its left and right factors
-        begin in the stack of their size.
+    - `groups`: the indices of the leaves of each group.
+    - `left`, `right`: for each group, the part of the stack of factors of
+        `row_size` (of `col_size`) that holds its left (right) blocks.
     - `num_factors`: the length of the stack of each size.
     """
 
     leaves: tuple[LeafPlan, ...]
-    buckets: dict[tuple[int, int], tuple[int, ...]]
-    num_tiles: dict[tuple[int, int], int]
-    left: dict[tuple[int, int], int]
-    right: dict[tuple[int, int], int]
+    groups: dict[Group, tuple[int, ...]]
+    left: dict[Group, slice]
+    right: dict[Group, slice]
     num_factors: dict[int, int]
 
 
 def make_plan(paths: Sequence[str], leaves: Sequence[Any], blocks: Blocks) -> Plan:
-    """Plans how parameters are cut into tiles.
+    """Plans how parameters are cut into blocks.
 
     **Arguments:**
 
@@ -74,40 +87,37 @@ def make_plan(paths: Sequence[str], leaves: Sequence[Any], blocks: Blocks) -> Pl
         >>> import jax
         >>> weight = jax.ShapeDtypeStruct((784, 256), "float32")
         >>> plan = jaxla.kron.make_plan(["weight"], [weight], jaxla.kron.Blocks())
-        >>> plan.leaves[0].grid, plan.leaves[0].tile, plan.num_factors
-        ((7, 2), (112, 128), {112: 14, 128: 14})
+        >>> plan.leaves[0].group
+        Group(rows=7, row_size=112, cols=2, col_size=128)
+        >>> plan.num_factors
+        {112: 7, 128: 2}
     """
     plans = [
         _cut(path, tuple(leaf.shape), blocks, blocks.rule(path, leaf))
         for path, leaf in zip(paths, leaves, strict=True)
     ]
-    sizes = _tile_sizes(plans, blocks.classes)
-    plans = [
-        dataclasses.replace(plan, tile=(sizes[plan.part[0]], sizes[plan.part[1]]))
-        if plan.axes is not None
-        else plan
-        for plan in plans
-    ]
-    buckets: dict[tuple[int, int], tuple[int, ...]] = {}
+    sizes = _block_sizes(plans, blocks.classes)
+    plans = [_with_sizes(plan, sizes) for plan in plans]
+    groups: dict[Group, tuple[int, ...]] = {}
     for index, plan in enumerate(plans):
         if plan.axes is not None:
-            buckets[plan.tile] = (*buckets.get(plan.tile, ()), index)
-    buckets = dict(sorted(buckets.items()))
-    num_tiles = {
-        tile: sum(plans[index].num_tiles for index in members)
-        for tile, members in buckets.items()
-    }
+            groups[plan.group] = (*groups.get(plan.group, ()), index)
+    groups = dict(sorted(groups.items()))
     left, right, num_factors = {}, {}, {}
-    for (rows, cols), count in num_tiles.items():
-        left[rows, cols] = num_factors.setdefault(rows, 0)
-        num_factors[rows] += count
-        right[rows, cols] = num_factors.setdefault(cols, 0)
-        num_factors[cols] += count
+    for group, members in groups.items():
+        matrices = sum(plans[index].matrix_shape[0] for index in members)
+        for side, size, count in (
+            (left, group.row_size, matrices * group.rows),
+            (right, group.col_size, matrices * group.cols),
+        ):
+            begin = num_factors.get(size, 0)
+            side[group] = slice(begin, begin + count)
+            num_factors[size] = begin + count
     num_factors = {
         size: _round_up(count, blocks.shards)
         for size, count in sorted(num_factors.items())
     }
-    return Plan(tuple(plans), buckets, num_tiles, left, right, num_factors)
+    return Plan(tuple(plans), groups, left, right, num_factors)
 
 
 def _cut(
@@ -120,9 +130,17 @@ def _cut(
         math.prod(shape[axis] for axis in group)
         for group in (axes.batch, axes.rows, axes.cols)
     )
-    grid = (math.ceil(m / blocks.size), math.ceil(n / blocks.size))
-    part = (math.ceil(m / grid[0]), math.ceil(n / grid[1]))
-    return LeafPlan(path, shape, axes, (batch, m, n), grid, part)
+    rows, cols = math.ceil(m / blocks.size), math.ceil(n / blocks.size)
+    part = (math.ceil(m / rows), math.ceil(n / cols))
+    return LeafPlan(path, shape, axes, (batch, m, n), part, Group(rows, 0, cols, 0))
+
+
+def _with_sizes(plan: LeafPlan, sizes: dict[int, int]) -> LeafPlan:
+    if plan.axes is None:
+        return plan
+    row_size, col_size = (sizes[part] for part in plan.part)
+    group = plan.group._replace(row_size=row_size, col_size=col_size)
+    return dataclasses.replace(plan, group=group)
 
 
 def _resolve(path: str, shape: tuple[int, ...], rule: Rule | None) -> Axes | None:
@@ -170,22 +188,22 @@ def _most_square(shape: tuple[int, ...]) -> Axes | None:
     return Axes(tuple(range(split)), tuple(range(split, ndim)))
 
 
-def _tile_sizes(plans: Sequence[LeafPlan], classes: int) -> dict[int, int]:
-    """At most `classes` tile sizes that waste least, and which part gets which.
+def _block_sizes(plans: Sequence[LeafPlan], classes: int) -> dict[int, int]:
+    """At most `classes` block sizes that waste least, and which part gets which.
 
     Cutting the sorted parts into runs that share the size of their longest, so
     that the cost of the roots, `sum(size ** 3)`, is least: by dynamic programming.
     """
     counts: dict[int, int] = {}
     for plan in plans:
-        for part in plan.part:
+        for part, count in zip(plan.part, plan.num_factors, strict=True):
             if plan.axes is not None:
-                counts[part] = counts.get(part, 0) + plan.num_tiles
+                counts[part] = counts.get(part, 0) + count
     parts = sorted(counts)
 
     def cost(first: int, last: int) -> int:
-        tiles = sum(counts[part] for part in parts[first : last + 1])
-        return tiles * _round_up(parts[last], 8) ** 3
+        factors = sum(counts[part] for part in parts[first : last + 1])
+        return factors * _round_up(parts[last], 8) ** 3
 
     # best[k][j]: the least cost of parts[:j] in k runs, and where the last begins.
     best: list[list[tuple[float, int]]] = [[(0.0, 0)] + [(math.inf, 0)] * len(parts)]

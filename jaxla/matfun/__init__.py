@@ -22,3 +22,4 @@ from ._polar import quintic as quintic
 from ._power import psd_power as psd_power
 from ._roots import InverseRoot as InverseRoot
 from ._roots import inverse_pth_root as inverse_pth_root
+from ._roots import num_products as num_products

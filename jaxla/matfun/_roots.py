@@ -14,12 +14,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float, ScalarLike
 
 from .._dtypes import compute_dtype, matmul
 from .._errors import as_square_matrix, check_int
 from ._bounds import eigenvalue_bound
-from ._minimax import inverse_root_coefficients
+from ._minimax import Coefficients, inverse_root_coefficients
 
 
 class InverseRoot(NamedTuple):
@@ -68,11 +69,11 @@ def inverse_pth_root(
     residual for each matrix by which a caller can refuse it. One bad matrix of
     a batch does not touch the others.
 
-    **Cost:** six steps of `2 + ceil(log2(p))` or so products of $2 n^3$ flops for
-    $p = 4$ in `float32`; about 30 products in all.
+    **Cost:** [`jaxla.matfun.num_products`][] products of $2 n^3$ flops, 37 for
+    $p = 4$ in `float32`.
 
     **Accuracy:** in `float32` with damping `1e-6`, the relative Frobenius error
-    at condition 1e6 is 1e-3 for $p = 4$, where the eigendecomposition has
+    at condition 1e6 is 5e-4 for $p = 4$, where the eigendecomposition has
     1e-2: see `benchmarks/results/roots.md`.
 
     **Differentiation:** both modes and every order, through the products;
@@ -96,12 +97,8 @@ def inverse_pth_root(
         minimax polynomials.
     """
     matrix = as_square_matrix("matrix", matrix)
-    check_int("p", p, low=1, high=8)
     dtype = compute_dtype(matrix.dtype)
-    if floor is None:
-        floor = 1e-6 if dtype == jnp.float32 else 1e-12
-    if not 0 < floor < 1:
-        raise ValueError(f"`floor` must lie between 0 and 1; got {floor}.")
+    rows = _coefficients(p, floor, dtype)
     eye = jnp.eye(matrix.shape[-1], dtype=dtype)
     usable = jnp.isfinite(matrix).all((-2, -1)) & (matrix != 0).any((-2, -1))
     a = jnp.where(usable[..., None, None], matrix.astype(dtype), eye)
@@ -111,11 +108,6 @@ def inverse_pth_root(
     scale = _power_of_two_above((1 + damping) * bound)
     # The root does not depend on the scale, hence no derivative through it.
     scale = jax.lax.stop_gradient(scale.astype(dtype))
-
-    # The scale is at most twice the bound.
-    rows, _ = inverse_root_coefficients(
-        p, floor / 2, 2e-7 if dtype == jnp.float32 else 1e-14
-    )
 
     def stage(carry, c):
         x, m = carry
@@ -133,6 +125,38 @@ def inverse_pth_root(
         jnp.where(good[..., None, None], root, 0).astype(matrix.dtype),
         jnp.where(good, residual, jnp.inf),
     )
+
+
+def num_products(p: int, *, floor: float | None = None) -> int:
+    """The number of matrix products in [`jaxla.matfun.inverse_pth_root`][] in `float32`.
+
+    **Arguments:**
+
+    - `p`, `floor`: as of that function.
+
+    **Returns:**
+
+    The number of products, for cost estimates.
+
+    !!! example
+
+        >>> jaxla.matfun.num_products(4)
+        37
+    """
+    stages = len(_coefficients(p, floor, jnp.float32))
+    # m², x t, and t^p m by repeated squaring; two for the bound.
+    return stages * (2 + p.bit_length() - 1 + p.bit_count()) + 2
+
+
+def _coefficients(p: int, floor: float | None, dtype: DTypeLike) -> Coefficients:
+    check_int("p", p, low=1, high=8)
+    single = dtype == jnp.float32
+    if floor is None:
+        floor = 1e-6 if single else 1e-12
+    if not 0 < floor < 1:
+        raise ValueError(f"`floor` must lie between 0 and 1; got {floor}.")
+    # The scale is at most twice the bound.
+    return inverse_root_coefficients(p, floor / 2, 2e-7 if single else 1e-14)[0]
 
 
 def _power_of_two_above(x: Array) -> Array:

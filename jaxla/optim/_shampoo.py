@@ -1,9 +1,9 @@
 r"""Shampoo (Gupta, Koren and Singer, 2018), blocked, stacked and staggered.
 
-Every matrix-shaped parameter is cut into tiles; a tile with gradient $G$ keeps
-averages $L$ of $G G^\top$ and $R$ of $G^\top G$ and steps along
-$L^{-1/4} G R^{-1/4}$, rescaled to the size of Adam's step ("grafting", Anil et
-al., 2020). Other parameters are left to Adam. The mathematics is in `jaxla.kron`.
+A matrix-shaped parameter with gradient $G$ keeps averages $L$ of $G G^\top$ and $R$
+of $G^\top G$, of which only diagonal blocks, and steps along $L^{-1/4} G R^{-1/4}$,
+rescaled to the size of Adam's step ("grafting", Anil et al., 2020). Other
+parameters are left to Adam. The mathematics is in `jaxla.kron`.
 """
 
 from typing import Any, NamedTuple
@@ -49,7 +49,7 @@ def scale_by_shampoo(
     momentum: str = "before",
     mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Preconditions each tile of each matrix as $L^{-e} G R^{-e}$.
+    r"""Preconditions each matrix as $L^{-e} G R^{-e}$.
 
     In one update, in this order: the averages take in the gradient; the roots whose
     turn it is are computed anew; the momentum (or the gradient) is preconditioned;
@@ -64,7 +64,7 @@ def scale_by_shampoo(
     - `damping`: added to each factor before its root, relative to a bound of its
         largest eigenvalue. In `float32`, not below `1e-6`.
     - `tolerance`: a root with a larger residual is refused, and the old one kept.
-    - `blocks`: tiles, refresh period, exponent and rules, see
+    - `blocks`: block size, refresh period, exponent and rules, see
         [`jaxla.kron.Blocks`][]. (Static.)
     - `graft`: whose step size to take over each whole parameter: `"adam"`, `"sgd"`
         (the norm of the momentum) or `"none"`. (Static.)
@@ -82,9 +82,9 @@ def scale_by_shampoo(
     gradient is not finite (or so large that its square is not) gets a zero update,
     its statistics stay as they were, and its entry of `nonfinite` says so.
 
-    **Cost:** per update and for an `m x n` parameter in tiles of size `s`,
-    `16 m n s` flops, and the roots of `1 / refresh_every` of the tiles. The state
-    holds two moments and four numbers more for each entry of a square tile.
+    **Cost:** per update and for an `m x n` parameter in blocks of size `s`,
+    `8 m n s` flops, and the roots of `1 / refresh_every` of the blocks. The state
+    holds two moments, and `2 s (m + n)` numbers for the blocks and their roots.
 
     !!! example
 
@@ -180,34 +180,32 @@ def scale_by_shampoo(
         )
 
     def _accumulate_and_refresh(grads, w2, state, plan):
-        if not plan.buckets:
+        if not plan.groups:
             return dict(
                 factors=state.factors, roots=state.roots, residuals=state.residuals,
                 rejected=state.rejected,
             )  # fmt: skip
         dtype = _factor_dtype(grads, plan)
-        tiles = kron.to_tiles([g.astype(dtype) for g in grads], plan)
-        grams = kron.gram_factors(tiles, plan)
-        weights = kron.stack_per_factor(kron.tiles_of(w2, plan), plan)
+        stacks = kron.to_stacks([g.astype(dtype) for g in grads], plan)
+        grams = kron.gram_factors(stacks, plan)
+        weights = kron.per_factor(w2, plan)
         factors = jax.tree.map(kron.update_mean, state.factors, grams, weights)
         roots, residuals, rejected = kron.refresh_roots(
             factors, state.roots, state.residuals, state.count,
             blocks=blocks, damping=damping, tolerance=tolerance,
         )  # fmt: skip
-        return dict(
-            factors=factors, roots=roots, residuals=residuals, rejected=rejected
-        )
+        return dict(factors=factors, roots=roots, residuals=residuals, rejected=rejected)
 
     def _preconditioned(source, nu, stats, plan):
         joined = {}
-        if plan.buckets:
+        if plan.groups:
             dtype = _factor_dtype(source, plan)
-            tiles = kron.precondition(
-                kron.to_tiles([m.astype(dtype) for m in source], plan),
+            stacks = kron.precondition(
+                kron.to_stacks([m.astype(dtype) for m in source], plan),
                 stats["factors"], stats["roots"], stats["residuals"],
                 plan=plan, blocks=blocks, damping=damping,
             )  # fmt: skip
-            joined = kron.from_tiles(tiles, plan)
+            joined = kron.from_stacks(stacks, plan)
         out = []
         for i, (m, v) in enumerate(zip(source, nu, strict=True)):
             adam = m / (jnp.sqrt(v) + eps)
@@ -277,8 +275,15 @@ def shampoo(
     """
     return optax.chain(
         scale_by_shampoo(
-            b1, b2, eps, damping, tolerance,
-            blocks=blocks, graft=graft, momentum=momentum, mu_dtype=mu_dtype,
+            b1,
+            b2,
+            eps,
+            damping,
+            tolerance,
+            blocks=blocks,
+            graft=graft,
+            momentum=momentum,
+            mu_dtype=mu_dtype,
         ),  # fmt: skip
         optax.add_decayed_weights(weight_decay, weight_decay_mask),
         optax.scale_by_learning_rate(learning_rate),
