@@ -7,9 +7,7 @@ Rooms, from the ground floor up: `matfun` (functions of matrices), `kron`
 
 import importlib.metadata
 
-from . import kron as kron
-from . import matfun as matfun
-from . import optim as optim
+from . import kron as kron, matfun as matfun, optim as optim
 
 
 __version__ = importlib.metadata.version("jaxla")

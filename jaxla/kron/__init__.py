@@ -11,20 +11,21 @@ size are one stack: the number of roots in a program does not grow with the numb
 of parameters.
 """
 
-from ._averages import debiased_weight as debiased_weight
-from ._averages import update_mean as update_mean
-from ._blocks import Axes as Axes
-from ._blocks import Blocks as Blocks
-from ._factors import gram_factors as gram_factors
-from ._factors import per_factor as per_factor
-from ._factors import precondition as precondition
-from ._factors import refresh_roots as refresh_roots
-from ._factors import root_flops as root_flops
-from ._factors import roots_per_step as roots_per_step
+from ._averages import debiased_weight as debiased_weight, update_mean as update_mean
+from ._blocks import Axes as Axes, Blocks as Blocks
+from ._factors import (
+    gram_factors as gram_factors,
+    per_factor as per_factor,
+    precondition as precondition,
+    refresh_roots as refresh_roots,
+    root_flops as root_flops,
+    roots_per_step as roots_per_step,
+)
 from ._grafting import graft as graft
-from ._plan import Group as Group
-from ._plan import LeafPlan as LeafPlan
-from ._plan import Plan as Plan
-from ._plan import make_plan as make_plan
-from ._stacks import from_stacks as from_stacks
-from ._stacks import to_stacks as to_stacks
+from ._plan import (
+    Group as Group,
+    LeafPlan as LeafPlan,
+    make_plan as make_plan,
+    Plan as Plan,
+)
+from ._stacks import from_stacks as from_stacks, to_stacks as to_stacks

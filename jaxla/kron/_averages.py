@@ -57,11 +57,11 @@ def update_mean(
     !!! example
 
         >>> import jax.numpy as jnp
-        >>> print(jaxla.kron.update_mean(jnp.zeros(2), jnp.ones(2), jnp.array([0.0, 0.5])))
+        >>> weight = jnp.array([0.0, 0.5])
+        >>> print(jaxla.kron.update_mean(jnp.zeros(2), jnp.ones(2), weight))
         [0.  0.5]
     """
     weight = weight.reshape(weight.shape + (1,) * (mean.ndim - weight.ndim))
     dtype = new.dtype
-    return (
-        mean.astype(dtype) + weight.astype(dtype) * (new - mean.astype(dtype))
-    ).astype(mean.dtype)
+    old = mean.astype(dtype)
+    return (old + weight.astype(dtype) * (new - old)).astype(mean.dtype)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from .._errors import check_choice, check_int
+from jaxla._errors import check_choice, check_int
 
 
 @dataclasses.dataclass(frozen=True)

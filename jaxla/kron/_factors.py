@@ -13,14 +13,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
-from .._dtypes import matmul
-from ..matfun import (
-    InverseRoot,
+from jaxla._dtypes import matmul
+from jaxla.matfun import (
     eigenvalue_bound,
     inverse_pth_root,
+    InverseRoot,
     num_products,
     psd_power,
 )
+
 from ._blocks import Blocks
 from ._plan import Group, Plan
 from ._stacks import Stacks

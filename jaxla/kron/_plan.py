@@ -5,6 +5,7 @@ anew at every trace and never stored.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -26,6 +27,9 @@ class Group(NamedTuple):
     col_size: int
 
 
+_NO_GROUP = Group(0, 0, 0, 0)
+
+
 @dataclasses.dataclass(frozen=True)
 class LeafPlan:
     """What happens to one parameter.
@@ -42,7 +46,7 @@ class LeafPlan:
     axes: Axes | None = None
     matrix_shape: tuple[int, int, int] = (0, 0, 0)
     part: tuple[int, int] = (0, 0)
-    group: Group = Group(0, 0, 0, 0)
+    group: Group = _NO_GROUP
 
     @property
     def num_factors(self) -> tuple[int, int]:
@@ -147,8 +151,10 @@ def _resolve(path: str, shape: tuple[int, ...], rule: Rule | None) -> Axes | Non
     """The axes of a parameter as the rule, or the default, has them."""
     if isinstance(rule, Axes):
         ndim = len(shape)
-        given = [axis % ndim if -ndim <= axis < ndim else axis
-                 for axis in (*rule.batch, *rule.rows, *rule.cols)]  # fmt: skip
+        given = [
+            axis % ndim if -ndim <= axis < ndim else axis
+            for axis in (*rule.batch, *rule.rows, *rule.cols)
+        ]
         if sorted(given) != list(range(ndim)):
             raise ValueError(
                 f"`rules`: {rule} must name each axis of the parameter {path!r} of "
@@ -200,18 +206,18 @@ def _block_sizes(plans: Sequence[LeafPlan], classes: int) -> dict[int, int]:
             if plan.axes is not None:
                 counts[part] = counts.get(part, 0) + count
     parts = sorted(counts)
+    below = [0, *itertools.accumulate(counts[part] for part in parts)]
 
-    def cost(first: int, last: int) -> int:
-        factors = sum(counts[part] for part in parts[first : last + 1])
-        return factors * _round_up(parts[last], 8) ** 3
+    def cost(begin: int, end: int) -> int:
+        return (below[end] - below[begin]) * _round_up(parts[end - 1], 8) ** 3
 
     # best[k][j]: the least cost of parts[:j] in k runs, and where the last begins.
     best: list[list[tuple[float, int]]] = [[(0.0, 0)] + [(math.inf, 0)] * len(parts)]
     for _ in range(classes):
-        row = [(0.0, 0)]
-        for j in range(1, len(parts) + 1):
-            row.append(min((best[-1][i][0] + cost(i, j - 1), i) for i in range(j)))
-        best.append(row)
+        last = best[-1]
+        ends = range(1, len(parts) + 1)
+        row = [min((last[i][0] + cost(i, j), i) for i in range(j)) for j in ends]
+        best.append([(0.0, 0), *row])
     sizes, end = {}, len(parts)
     for row in reversed(best):
         begin = row[end][1] if end else 0

@@ -13,13 +13,17 @@ the dtype that came in.
 """
 
 from ._bounds import eigenvalue_bound as eigenvalue_bound
-from ._polar import Polar as Polar
-from ._polar import newton_schulz as newton_schulz
-from ._polar import orthogonalize as orthogonalize
-from ._polar import polar as polar
-from ._polar import polar_express as polar_express
-from ._polar import quintic as quintic
+from ._polar import (
+    newton_schulz as newton_schulz,
+    orthogonalize as orthogonalize,
+    Polar as Polar,
+    polar as polar,
+    polar_express as polar_express,
+    quintic as quintic,
+)
 from ._power import psd_power as psd_power
-from ._roots import InverseRoot as InverseRoot
-from ._roots import inverse_pth_root as inverse_pth_root
-from ._roots import num_products as num_products
+from ._roots import (
+    inverse_pth_root as inverse_pth_root,
+    InverseRoot as InverseRoot,
+    num_products as num_products,
+)

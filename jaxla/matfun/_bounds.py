@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from .._dtypes import compute_dtype, matmul
-from .._errors import as_square_matrix
+from jaxla._dtypes import compute_dtype, matmul
+from jaxla._errors import as_square_matrix
 
 
 def eigenvalue_bound(matrix: Float[ArrayLike, "*batch n n"]) -> Float[Array, "*batch"]:

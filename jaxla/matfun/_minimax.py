@@ -83,7 +83,7 @@ def _remez(grid: np.ndarray, p: int, degree: int) -> np.ndarray:
     for _ in range(50):
         # Equioscillation: basis @ c - 1 = sign * level at every node.
         system = np.column_stack([basis[nodes], signs])
-        *coefficients, level = np.linalg.solve(system, np.ones(degree + 2))
+        *coefficients, _ = np.linalg.solve(system, np.ones(degree + 2))
         error = basis @ np.array(coefficients) - 1
         # The extreme of each run of one sign is the next node.
         runs = np.split(np.arange(len(grid)), np.flatnonzero(np.diff(error > 0)) + 1)

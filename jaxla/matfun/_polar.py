@@ -11,8 +11,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from .._dtypes import compute_dtype, matmul
-from .._errors import as_real_matrix, check_int
+from jaxla._dtypes import compute_dtype, matmul
+from jaxla._errors import as_real_matrix, check_int
+
 from ._bounds import eigenvalue_bound
 from ._minimax import Coefficients, minimax_stage
 

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, ScalarLike
 
-from .._dtypes import compute_dtype, matmul
-from .._errors import as_square_matrix
+from jaxla._dtypes import compute_dtype, matmul
+from jaxla._errors import as_square_matrix
+
 from ._bounds import eigenvalue_bound
 
 

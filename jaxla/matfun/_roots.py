@@ -17,8 +17,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float, ScalarLike
 
-from .._dtypes import compute_dtype, matmul
-from .._errors import as_square_matrix, check_int
+from jaxla._dtypes import compute_dtype, matmul
+from jaxla._errors import as_square_matrix, check_int
+
 from ._bounds import eigenvalue_bound
 from ._minimax import Coefficients, inverse_root_coefficients
 
@@ -105,9 +106,8 @@ def inverse_pth_root(
     a = (a + a.mT) / 2
     bound = eigenvalue_bound(a)
     a = a + (damping * bound).astype(dtype)[..., None, None] * eye
-    scale = _power_of_two_above((1 + damping) * bound)
     # The root does not depend on the scale, hence no derivative through it.
-    scale = jax.lax.stop_gradient(scale.astype(dtype))
+    scale = _power_of_two_above(jax.lax.stop_gradient(((1 + damping) * bound)))
 
     def stage(carry, c):
         x, m = carry
@@ -161,8 +161,7 @@ def _coefficients(p: int, floor: float | None, dtype: DTypeLike) -> Coefficients
 
 def _power_of_two_above(x: Array) -> Array:
     """The least power of two above `x > 0`: dividing by it rounds nothing."""
-    mantissa, exponent = jnp.frexp(x)
-    del mantissa  # in [1/2, 1)
+    _, exponent = jnp.frexp(x)  # the mantissa lies in [1/2, 1)
     return jnp.ldexp(jnp.ones_like(x), exponent)
 
 

@@ -4,7 +4,7 @@
 |---|---|
 | Shampoo in place of `optax.adamw` | `shampoo` |
 | its preconditioner in a chain of your own | `scale_by_shampoo` |
-| to choose block sizes, refresh period, exponent, or what to do with a parameter | `Blocks` |
+| to choose block sizes, refresh period, exponent, exceptions | `Blocks` |
 | to see what each parameter gets, and what it costs | `describe` |
 | to spread the state over devices | `shardings` |
 
@@ -12,10 +12,12 @@ They are ordinary `optax.GradientTransformationExtraArgs`: chain, mask, partitio
 accumulate, inject hyperparameters, `vmap` and checkpoint them as you would Adam.
 """
 
-from ..kron import Axes as Axes
-from ..kron import Blocks as Blocks
+from jaxla.kron import Axes as Axes, Blocks as Blocks
+
 from ._describe import describe as describe
-from ._shampoo import ScaleByShampooState as ScaleByShampooState
-from ._shampoo import scale_by_shampoo as scale_by_shampoo
-from ._shampoo import shampoo as shampoo
+from ._shampoo import (
+    scale_by_shampoo as scale_by_shampoo,
+    ScaleByShampooState as ScaleByShampooState,
+    shampoo as shampoo,
+)
 from ._sharding import shardings as shardings

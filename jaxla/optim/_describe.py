@@ -2,13 +2,13 @@
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import optax
 
-from .. import kron
+from jaxla import kron
 
 
 _recorded: contextvars.ContextVar[list[tuple[kron.Plan, kron.Blocks]] | None] = (
@@ -82,7 +82,9 @@ def _listening() -> Iterator[list[tuple[kron.Plan, kron.Blocks]]]:
 
 
 def _tables(plan: kron.Plan, blocks: kron.Blocks) -> Iterator[str]:
-    rows = [("parameter", "shape", "treated as", "left blocks", "right blocks")]
+    rows: list[tuple[str, ...]] = [
+        ("parameter", "shape", "treated as", "left blocks", "right blocks")
+    ]
     for leaf in plan.leaves:
         shape = "x".join(map(str, leaf.shape)) or "scalar"
         if leaf.axes is None:
@@ -91,11 +93,9 @@ def _tables(plan: kron.Plan, blocks: kron.Blocks) -> Iterator[str]:
         batch, m, n = leaf.matrix_shape
         matrix = f"{m}x{n}" if batch == 1 else f"{batch} of {m}x{n}"
         left, right = leaf.num_factors
-        left, right = (
-            f"{left} of {leaf.group.row_size}",
-            f"{right} of {leaf.group.col_size}",
-        )
-        rows.append((leaf.path, shape, matrix, left, right))
+        left_blocks = f"{left} of {leaf.group.row_size}"
+        right_blocks = f"{right} of {leaf.group.col_size}"
+        rows.append((leaf.path, shape, matrix, left_blocks, right_blocks))
     yield _align(rows)
     rows = [("block size", "factors", "roots a step", "MFLOP a step")]
     for size, count in plan.num_factors.items():
@@ -106,7 +106,7 @@ def _tables(plan: kron.Plan, blocks: kron.Blocks) -> Iterator[str]:
         yield _align(rows)
 
 
-def _align(rows: list[tuple[str, ...]]) -> str:
+def _align(rows: Sequence[tuple[str, ...]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(

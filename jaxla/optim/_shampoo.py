@@ -6,7 +6,7 @@ rescaled to the size of Adam's step ("grafting", Anil et al., 2020). Other
 parameters are left to Adam. The mathematics is in `jaxla.kron`.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, cast, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,10 @@ import optax
 from jax.typing import DTypeLike
 from jaxtyping import ScalarLike
 
-from .. import kron
-from .._dtypes import compute_dtype
-from .._errors import check_choice
+from jaxla import kron
+from jaxla._dtypes import compute_dtype
+from jaxla._errors import check_choice
+
 from ._describe import record_plan
 from ._leaves import check_gradients, check_parameters, named_leaves
 from ._sharding import with_auto_axes
@@ -182,18 +183,25 @@ def scale_by_shampoo(
     def _accumulate_and_refresh(grads, w2, state, plan):
         if not plan.groups:
             return dict(
-                factors=state.factors, roots=state.roots, residuals=state.residuals,
+                factors=state.factors,
+                roots=state.roots,
+                residuals=state.residuals,
                 rejected=state.rejected,
-            )  # fmt: skip
+            )
         dtype = _factor_dtype(grads, plan)
         stacks = kron.to_stacks([g.astype(dtype) for g in grads], plan)
         grams = kron.gram_factors(stacks, plan)
         weights = kron.per_factor(w2, plan)
         factors = jax.tree.map(kron.update_mean, state.factors, grams, weights)
         roots, residuals, rejected = kron.refresh_roots(
-            factors, state.roots, state.residuals, state.count,
-            blocks=blocks, damping=damping, tolerance=tolerance,
-        )  # fmt: skip
+            factors,
+            state.roots,
+            state.residuals,
+            state.count,
+            blocks=blocks,
+            damping=damping,
+            tolerance=tolerance,
+        )
         return dict(factors=factors, roots=roots, residuals=residuals, rejected=rejected)
 
     def _preconditioned(source, nu, stats, plan):
@@ -202,9 +210,13 @@ def scale_by_shampoo(
             dtype = _factor_dtype(source, plan)
             stacks = kron.precondition(
                 kron.to_stacks([m.astype(dtype) for m in source], plan),
-                stats["factors"], stats["roots"], stats["residuals"],
-                plan=plan, blocks=blocks, damping=damping,
-            )  # fmt: skip
+                stats["factors"],
+                stats["roots"],
+                stats["residuals"],
+                plan=plan,
+                blocks=blocks,
+                damping=damping,
+            )
             joined = kron.from_stacks(stacks, plan)
         out = []
         for i, (m, v) in enumerate(zip(source, nu, strict=True)):
@@ -284,8 +296,9 @@ def shampoo(
             graft=graft,
             momentum=momentum,
             mu_dtype=mu_dtype,
-        ),  # fmt: skip
-        optax.add_decayed_weights(weight_decay, weight_decay_mask),
+        ),
+        # `Any`: Optax's annotation has no room for a NumPy scalar.
+        optax.add_decayed_weights(cast(Any, weight_decay), weight_decay_mask),
         optax.scale_by_learning_rate(learning_rate),
     )
 

@@ -62,7 +62,7 @@ def shardings(
 
     state = jax.eval_shape(opt.init, params)
     return optax.tree.map_params(
-        opt, of_param, state, params, transform_non_params=of_other
+        opt.init, of_param, state, params, transform_non_params=of_other
     )
 
 
@@ -80,12 +80,14 @@ def with_auto_axes(update_fn: Callable) -> Callable:
         if mesh is None:
             return update_fn(updates, state, params, **extra_args)
         specs = jax.tree.map(lambda x: jax.typeof(x).sharding.spec, (updates, state))
-        inner = jax.sharding.auto_axes(
-            lambda updates, state: update_fn(updates, state), out_sharding=specs
-        )
+
+        def inner(updates, state, params):
+            return update_fn(updates, state, params, **extra_args)
+
         # Where the caller has no mesh set, the arrays' own.
         with jax.sharding.use_abstract_mesh(mesh):
-            return inner(updates, state)
+            automatic: Callable = jax.sharding.auto_axes(inner, out_sharding=specs)
+            return automatic(updates, state, params)
 
     return wrapped
 
