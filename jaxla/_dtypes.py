@@ -8,6 +8,7 @@ inverse root at condition 1e4.
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -22,3 +23,19 @@ def compute_dtype(dtype: DTypeLike) -> np.dtype:
     """The dtype to compute in: `float32`, or the dtype itself if it is wider."""
     # Not `jnp.promote_types`: it raises under strict dtype promotion.
     return np.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else np.dtype(dtype)
+
+
+def norms(arrays: Sequence[jax.Array]) -> jax.Array:
+    """The Euclidean norm of each array, as one vector; not finite where one is not.
+
+    Inner products, because they come from a library where a sum of squares is
+    compiled anew for each shape.
+    """
+    totals = [
+        jnp.vdot(x, x, precision=jax.lax.Precision.HIGHEST).astype(jnp.float32)
+        for x in arrays
+    ]
+    squares = jnp.stack(totals)
+    # The square root of an exact zero has no derivative.
+    zero = squares == 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squares)))

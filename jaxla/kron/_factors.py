@@ -139,7 +139,7 @@ def precondition(
     - `stacks`: what to precondition, as [`jaxla.kron.to_stacks`][] returns it.
     - `factors`, `roots`, `residuals`: as of [`jaxla.kron.refresh_roots`][].
     - `plan`, `blocks`: the plan and the choices.
-    - `damping`: relative to the largest entry of the diagonal, for the stand-in.
+    - `damping`: relative to the trace, for the stand-in.
 
     **Returns:**
 
@@ -159,19 +159,17 @@ def precondition(
         >>> [float(stack[0, 0, 0]) for stack in out.values()]
         [0.25]
     """
-    stand_ins = {
-        size: _diagonal_root(stack, residuals[size], blocks, damping)
+    applied = {
+        size: roots[size] + _diagonal_root(stack, residuals[size], blocks, damping)
         for size, stack in factors.items()
     }
     out = {}
     for group, g in stacks.items():
-        shape, left, right = g.shape, plan.left[group], plan.right[group]
-        diagonal = stand_ins[group.row_size][left, :, None]
-        g = _row_blocks(g, group)
-        g = matmul(roots[group.row_size][left], g) + diagonal * g
-        diagonal = stand_ins[group.col_size][right, None, :]
-        g = _col_blocks(g.reshape(shape), group)
-        g = matmul(g, roots[group.col_size][right]) + g * diagonal
+        shape = g.shape
+        left = applied[group.row_size][plan.left[group]]
+        right = applied[group.col_size][plan.right[group]]
+        g = matmul(left, _row_blocks(g, group)).reshape(shape)
+        g = matmul(_col_blocks(g, group), right)
         g = g.reshape(shape[0], group.cols, shape[1], group.col_size)
         out[group] = g.swapaxes(1, 2).reshape(shape)
     return out
@@ -284,7 +282,7 @@ def _stack(
 
 def _root(window: Array, blocks: Blocks, damping: ScalarLike) -> InverseRoot:
     if blocks.normalize_trace:
-        trace = jnp.trace(window, axis1=-2, axis2=-1)
+        trace = _trace(window)
         window /= jnp.sqrt(jnp.where(trace > 0, trace, 1))[..., None, None]
     if blocks.coupled_order is not None:
         return inverse_pth_root(window, blocks.coupled_order, damping=damping)
@@ -304,12 +302,9 @@ def _refresh_window(
 ) -> tuple[Array, Array, Array]:
     # One window in the part of each device, so that none has to fetch a factor.
     stacks = jax.tree.map(lambda x: x.reshape(blocks.shards, -1, *x.shape[1:]), stacks)
-    total = stacks[0].shape[1]
-    length = _window_length(total, blocks)
-    turns = -(-total // length)
-    phase = jnp.asarray(count) % blocks.refresh_every
-    # The last window begins where it still fits, and overlaps the one before.
-    begin = jnp.minimum(phase * turns // blocks.refresh_every * length, total - length)
+    length, begins, turns = _timetable(stacks[0].shape[1], blocks)
+    phase = jax.lax.rem(jnp.asarray(count, jnp.int32), jnp.int32(blocks.refresh_every))
+    begin = jnp.array(begins)[phase]
 
     def refresh(stacks):
         window = [jax.lax.dynamic_slice_in_dim(x, begin, length, 1) for x in stacks]
@@ -325,37 +320,50 @@ def _refresh_window(
             for x, y in zip(stacks[1:], kept, strict=True)
         ]
         # A factor without any statistics yet is not to be counted.
-        asked = (factors != 0).any((-2, -1))
+        asked = _trace(factors) > 0
         return *updated, jnp.sum(asked & ~accept, dtype=jnp.int32)
 
     def keep(stacks):
         return *stacks[1:], jnp.zeros([], jnp.int32)
 
-    if turns == blocks.refresh_every:
+    if all(turns):
         roots, residuals, rejected = refresh(stacks)
-    else:  # fewer factors than steps: most steps have nothing to do
-        due = phase * turns % blocks.refresh_every < turns
+    else:  # fewer windows than steps: some steps have nothing to do
+        due = jnp.array(turns)[phase]
         roots, residuals, rejected = jax.lax.cond(due, refresh, keep, stacks)
-    return (
-        roots.reshape(-1, *roots.shape[2:]),
-        residuals.reshape(-1),
-        rejected,
-    )
+    return roots.reshape(-1, *roots.shape[2:]), residuals.reshape(-1), rejected
 
 
 def _window_length(count: int, blocks: Blocks) -> int:
     return -(-count // blocks.refresh_every)
 
 
+def _timetable(count: int, blocks: Blocks) -> tuple[int, list[int], list[bool]]:
+    """The length of a window, where each step's begins, and which steps have one."""
+    length = _window_length(count, blocks)
+    windows, period = -(-count // length), blocks.refresh_every
+    # Evenly spread over the period. The last window begins where it still fits,
+    # and overlaps the one before.
+    begins = [min(t * windows // period * length, count - length) for t in range(period)]
+    turns = [t * windows % period < windows for t in range(period)]
+    return length, begins, turns
+
+
 def _diagonal_root(
     stack: Array, residual: Array, blocks: Blocks, damping: ScalarLike
 ) -> Array:
     """The inverse root of the diagonal of factors that have none yet; else zero."""
-    diagonal = jnp.diagonal(stack, axis1=-2, axis2=-1)
-    largest = diagonal.max(-1, keepdims=True)
-    wanted = (largest > 0) & ~jnp.isfinite(residual)[:, None]
-    damped = jnp.where(wanted, diagonal + damping * largest, 1)
+    eye = jnp.eye(stack.shape[-1], dtype=stack.dtype)
+    # Not `jnp.diagonal`: it gathers, where this is one pass over memory.
+    diagonal = jnp.sum(stack * eye, -1)
+    trace = diagonal.sum(-1, keepdims=True)
+    wanted = (trace > 0) & ~jnp.isfinite(residual)[:, None]
+    damped = jnp.where(wanted, diagonal + damping * trace, 1)
     if blocks.normalize_trace:
-        trace = diagonal.sum(-1, keepdims=True)
-        damped /= jnp.sqrt(jnp.where(trace > 0, trace, 1))
-    return jnp.where(wanted, damped**-blocks.exponent, 0)
+        damped /= jnp.sqrt(jnp.where(wanted, trace, 1))
+    return jnp.where(wanted, damped**-blocks.exponent, 0)[:, :, None] * eye
+
+
+def _trace(stack: Array) -> Array:
+    eye = jnp.eye(stack.shape[-1], dtype=stack.dtype)
+    return jnp.einsum("...ij,ij->...", stack, eye, precision="highest")

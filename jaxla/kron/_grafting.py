@@ -1,24 +1,26 @@
 r"""Grafting: the direction of one method with the size of another's step."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxla._dtypes import norms
 
 
-def graft(
-    direction: Float[Array, "..."], magnitude: Float[Array, "..."]
-) -> Float[Array, "..."]:
-    r"""Rescales `direction` to the Euclidean norm of `magnitude`, over the whole array.
+def graft(direction: Any, magnitude: Any) -> Any:
+    r"""Rescales each array of `direction` to the norm of its like in `magnitude`.
 
-    $D \, \|M\| / \|D\|$; zero where $D$ is zero.
+    $D \, \|M\| / \|D\|$, over the whole of each array; zero where $D$ is zero.
 
     **Arguments:**
 
-    - `direction`: $D$, of any shape.
-    - `magnitude`: $M$, of any shape; only its norm counts.
+    - `direction`: $D$, an array or a tree of arrays, in `float32` at least. A norm
+        below about 1e-19 in `float32` counts as zero.
+    - `magnitude`: $M$, a tree of the same structure; only the norms count.
 
     **Returns:**
 
-    An array of the shape and dtype of `direction`.
+    A tree like `direction`.
 
     **Differentiation:** both modes; the derivative at $D = 0$ is zero.
 
@@ -33,15 +35,10 @@ def graft(
         Agarwal, Anil, Hazan, Koren and Zhang, *Disentangling Adaptive Gradient
         Methods from Learning Rates*, 2020.
     """
-    unit, _ = _unit(direction)
-    _, size = _unit(magnitude)
-    return unit * size.astype(unit.dtype)
-
-
-def _unit(x: Array) -> tuple[Array, Array]:
-    """`x / |x|` and `|x|`, without over- or underflow; zero for zero."""
-    largest = jnp.abs(x).max(initial=0)
-    scale = jnp.where(largest > 0, largest, 1)
-    x = x / scale
-    norm = jnp.sqrt(jnp.where(largest > 0, jnp.sum(x * x), 1))
-    return x / norm, jnp.where(largest > 0, norm * scale, 0)
+    leaves, tree = jax.tree.flatten(direction)
+    if not leaves:
+        return direction
+    size, norm = norms(jax.tree.leaves(magnitude)), norms(leaves)
+    ratio = jnp.where(norm > 0, size / jnp.where(norm > 0, norm, 1), 0)
+    scaled = [x * r.astype(x.dtype) for x, r in zip(leaves, ratio, strict=True)]
+    return tree.unflatten(scaled)

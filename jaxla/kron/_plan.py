@@ -92,15 +92,15 @@ def make_plan(paths: Sequence[str], leaves: Sequence[Any], blocks: Blocks) -> Pl
         >>> weight = jax.ShapeDtypeStruct((784, 256), "float32")
         >>> plan = jaxla.kron.make_plan(["weight"], [weight], jaxla.kron.Blocks())
         >>> plan.leaves[0].group
-        Group(rows=7, row_size=112, cols=2, col_size=128)
+        Group(rows=7, row_size=128, cols=2, col_size=128)
         >>> plan.num_factors
-        {112: 7, 128: 2}
+        {128: 9}
     """
     plans = [
         _cut(path, tuple(leaf.shape), blocks, blocks.rule(path, leaf))
         for path, leaf in zip(paths, leaves, strict=True)
     ]
-    sizes = _block_sizes(plans, blocks.classes)
+    sizes = _block_sizes(plans, blocks)
     plans = [_with_sizes(plan, sizes) for plan in plans]
     groups: dict[Group, tuple[int, ...]] = {}
     for index, plan in enumerate(plans):
@@ -194,11 +194,13 @@ def _most_square(shape: tuple[int, ...]) -> Axes | None:
     return Axes(tuple(range(split)), tuple(range(split, ndim)))
 
 
-def _block_sizes(plans: Sequence[LeafPlan], classes: int) -> dict[int, int]:
+def _block_sizes(plans: Sequence[LeafPlan], blocks: Blocks) -> dict[int, int]:
     """At most `classes` block sizes that waste least, and which part gets which.
 
-    Cutting the sorted parts into runs that share the size of their longest, so
-    that the cost of the roots, `sum(size ** 3)`, is least: by dynamic programming.
+    Cuts the sorted parts into runs that share the size of their longest, so that the
+    cost of the roots, `sum(size ** 3)`, is least, by dynamic programming. Another
+    size must save as much as three of the largest roots, because it is another
+    batched call to compile and to run.
     """
     counts: dict[int, int] = {}
     for plan in plans:
@@ -209,13 +211,14 @@ def _block_sizes(plans: Sequence[LeafPlan], classes: int) -> dict[int, int]:
     below = [0, *itertools.accumulate(counts[part] for part in parts)]
 
     def cost(begin: int, end: int) -> int:
-        return (below[end] - below[begin]) * _round_up(parts[end - 1], 8) ** 3
+        roots = (below[end] - below[begin]) * _round_up(parts[end - 1], 8) ** 3
+        return roots + 3 * parts[-1] ** 3
 
-    # best[k][j]: the least cost of parts[:j] in k runs, and where the last begins.
+    # best[k][j]: the least cost of parts[:j] in at most k runs, and the beginning
+    # of the last of them.
     best: list[list[tuple[float, int]]] = [[(0.0, 0)] + [(math.inf, 0)] * len(parts)]
-    for _ in range(classes):
-        last = best[-1]
-        ends = range(1, len(parts) + 1)
+    for _ in range(blocks.classes):
+        last, ends = best[-1], range(1, len(parts) + 1)
         row = [min((last[i][0] + cost(i, j), i) for i in range(j)) for j in ends]
         best.append([(0.0, 0), *row])
     sizes, end = {}, len(parts)

@@ -207,8 +207,8 @@ def polar_express(
 
     !!! example
 
-        >>> [round(c, 3) for c in jaxla.matfun.polar_express(8)[0]]
-        [8.287, -23.596, 17.3]
+        >>> [round(c, 2) for c in jaxla.matfun.polar_express(8)[0]]
+        [8.21, -22.91, 16.46]
 
     ??? cite "Reference"
 

@@ -54,8 +54,8 @@ def inverse_pth_root(
 
     **Arguments:**
 
-    - `matrix`: symmetric positive semi-definite; its symmetric part is taken.
-        Half-precision input is computed in `float32`.
+    - `matrix`: symmetric positive semi-definite. Half-precision input is computed
+        in `float32`.
     - `p`: an integer between 1 and 8. (Static.)
     - `damping`: relative damping. Below `1e-6` in `float32` the smallest
         eigenvalues drown in rounding errors. May be traced.
@@ -66,9 +66,9 @@ def inverse_pth_root(
 
     **Returns:**
 
-    [`jaxla.matfun.InverseRoot`][]: the root in the dtype of `matrix`, and a
-    residual for each matrix by which a caller can refuse it. One bad matrix of
-    a batch does not touch the others.
+    [`jaxla.matfun.InverseRoot`][]: the root in the dtype of `matrix`, symmetric up
+    to rounding errors, and a residual for each matrix by which a caller can refuse
+    it. One bad matrix of a batch does not touch the others.
 
     **Cost:** [`jaxla.matfun.num_products`][] products of $2 n^3$ flops, 37 for
     $p = 4$ in `float32`.
@@ -101,30 +101,30 @@ def inverse_pth_root(
     dtype = compute_dtype(matrix.dtype)
     rows = _coefficients(p, floor, dtype)
     eye = jnp.eye(matrix.shape[-1], dtype=dtype)
-    usable = jnp.isfinite(matrix).all((-2, -1)) & (matrix != 0).any((-2, -1))
-    a = jnp.where(usable[..., None, None], matrix.astype(dtype), eye)
-    a = (a + a.mT) / 2
+    finite = jnp.isfinite(matrix).all((-2, -1), keepdims=True)
+    a = jnp.where(finite, matrix, 0).astype(dtype)
     bound = eigenvalue_bound(a)
-    a = a + (damping * bound).astype(dtype)[..., None, None] * eye
-    # The root does not depend on the scale, hence no derivative through it.
-    scale = _power_of_two_above(jax.lax.stop_gradient(((1 + damping) * bound)))
+    usable = (bound > 0) & (bound < jnp.inf)  # zero for a zero matrix
+    bound = jnp.where(usable, bound, 1)
+    shift = (damping * bound).astype(dtype)
+    # A power of two, so that dividing by it rounds nothing. The root does not
+    # depend on the scale, hence no derivative through it.
+    scale = jax.lax.stop_gradient(jnp.exp2(jnp.ceil(jnp.log2(bound + shift))))
+    a = jnp.where(usable[..., None, None], a + shift[..., None, None] * eye, eye)
 
     def stage(carry, c):
         x, m = carry
         t = c[0] * eye + c[1] * m + c[2] * matmul(m, m)
-        x, m = matmul(x, t), _power_times(t, p, m)
-        # Rounding makes m unsymmetric, and the iteration drifts if it stays so.
-        return (x, (m + m.mT) / 2), None
+        return (matmul(x, t), _power_times(t, p, m)), None
 
     start = (jnp.broadcast_to(eye, a.shape), a / scale[..., None, None])
     (x, m), _ = jax.lax.scan(stage, start, jnp.array(rows, dtype))
-    root = (x + x.mT) / 2 * (scale ** (-1 / p))[..., None, None]
     residual = _frobenius(m - eye)
-    good = usable & jnp.isfinite(residual) & jnp.isfinite(root).all((-2, -1))
-    return InverseRoot(
-        jnp.where(good[..., None, None], root, 0).astype(matrix.dtype),
-        jnp.where(good, residual, jnp.inf),
-    )
+    rescale = scale ** (-1 / p)
+    # A finite norm: no entry has overflown, nor will it when it is rescaled.
+    good = usable & jnp.isfinite(residual) & jnp.isfinite(_frobenius(x) * rescale)
+    root = jnp.where(good[..., None, None], x * rescale[..., None, None], 0)
+    return InverseRoot(root.astype(matrix.dtype), jnp.where(good, residual, jnp.inf))
 
 
 def num_products(p: int, *, floor: float | None = None) -> int:
@@ -159,12 +159,6 @@ def _coefficients(p: int, floor: float | None, dtype: DTypeLike) -> Coefficients
     return inverse_root_coefficients(p, floor / 2, 2e-7 if single else 1e-14)[0]
 
 
-def _power_of_two_above(x: Array) -> Array:
-    """The least power of two above `x > 0`: dividing by it rounds nothing."""
-    _, exponent = jnp.frexp(x)  # the mantissa lies in [1/2, 1)
-    return jnp.ldexp(jnp.ones_like(x), exponent)
-
-
 def _power_times(t: Array, p: int, m: Array) -> Array:
     """`t^p @ m` by repeated squaring."""
     while p:
@@ -177,6 +171,6 @@ def _power_times(t: Array, p: int, m: Array) -> Array:
 
 
 def _frobenius(x: Array) -> Array:
-    # The square root of an exact zero has no derivative.
     total = jnp.sum(x * x, axis=(-2, -1))
+    # The square root of an exact zero has no derivative.
     return jnp.where(total == 0, 0, jnp.sqrt(jnp.where(total == 0, 1, total)))

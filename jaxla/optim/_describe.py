@@ -40,18 +40,18 @@ def describe(opt: optax.GradientTransformation, params: Any) -> str:
         >>> params = {"b": jax.ShapeDtypeStruct((256,), "float32"),
         ...           "w": jax.ShapeDtypeStruct((784, 256), "float32")}
         >>> print(jaxla.optim.describe(jaxla.optim.shampoo(1e-3), params))
-        parameter  shape     treated as  left blocks  right blocks
-        b          256       diagonal    -            -
-        w          784x256   784x256     7 of 112     2 of 128
+        parameter  shape    treated as  left blocks  right blocks
+        b          256      diagonal    -            -
+        w          784x256  784x256     7 of 128     2 of 128
         <BLANKLINE>
         block size  factors  roots a step  MFLOP a step
-        112         7        1             89
-        128         2        1             132
+        128         9        1             155
         <BLANKLINE>
-        state: 2.48 MiB, 3.23 numbers a parameter
+        state: 2.66 MiB, 3.46 numbers a parameter
     """
     with _listening() as plans:
         state = jax.eval_shape(opt.init, params)
+    plans = [(plan, blocks) for plan, blocks in plans if plan.leaves]  # not all masked
     if not plans:
         raise ValueError(
             "`opt` has no blocked optimizer of jaxla in it, or none of its parameters."

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 def named_leaves(tree: Any) -> tuple[list[str], list[Any]]:
     """The leaves of a tree and their paths, such as `layers/0/weight`."""
     with_paths, _ = jax.tree_util.tree_flatten_with_path(tree)
-    paths = [
-        jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in with_paths
-    ]
-    return paths, [leaf for _, leaf in with_paths]
+    return [path_name(path) for path, _ in with_paths], [leaf for _, leaf in with_paths]
+
+
+def path_name(path: tuple) -> str:
+    """A path of `jax.tree_util` as text."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def check_parameters(paths: list[str], leaves: list[Any]) -> None:

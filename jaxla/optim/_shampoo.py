@@ -16,11 +16,11 @@ from jax.typing import DTypeLike
 from jaxtyping import ScalarLike
 
 from jaxla import kron
-from jaxla._dtypes import compute_dtype
+from jaxla._dtypes import compute_dtype, norms
 from jaxla._errors import check_choice
 
 from ._describe import record_plan
-from ._leaves import check_gradients, check_parameters, named_leaves
+from ._leaves import check_gradients, check_parameters, named_leaves, path_name
 from ._sharding import with_auto_axes
 
 
@@ -109,125 +109,16 @@ def scale_by_shampoo(
     if not isinstance(blocks, kron.Blocks):
         raise TypeError(f"`blocks` must be a `jaxla.kron.Blocks`; got {blocks!r}.")
 
-    def needs_nu(leaf: kron.LeafPlan) -> bool:
-        return leaf.axes is None or graft == "adam"
+    hyper = _Hyperparameters(
+        b1, b2, eps, damping, tolerance, blocks, graft, momentum, mu_dtype
+    )
 
     def init_fn(params):
-        paths, leaves = named_leaves(params)
-        check_parameters(paths, leaves)
-        plan = kron.make_plan(paths, leaves, blocks)
-        record_plan(plan, blocks)
-        like = dict(zip(paths, plan.leaves, strict=True))
-
-        def first_moment(leaf):
-            return jnp.zeros_like(leaf, dtype=mu_dtype or compute_dtype(leaf.dtype))
-
-        def second_moment(path, leaf):
-            dtype = compute_dtype(leaf.dtype)
-            if needs_nu(like[_name(path)]):
-                return jnp.zeros_like(leaf, dtype=dtype)
-            return jnp.zeros([], dtype)
-
-        dtype = _factor_dtype(leaves, plan)
-        return ScaleByShampooState(
-            count=jnp.zeros([], jnp.int32),
-            steps=jnp.zeros([max(len(leaves), 1)], jnp.int32),
-            nonfinite=jnp.zeros([max(len(leaves), 1)], bool),
-            rejected=jnp.zeros([], jnp.int32),
-            mu=jax.tree.map(first_moment, params),
-            nu=jax.tree.map_with_path(second_moment, params),
-            factors=_per_size(plan, lambda s, n: jnp.zeros((n, s, s), dtype)),
-            roots=_per_size(plan, lambda s, n: jnp.zeros((n, s, s), dtype)),
-            residuals=_per_size(plan, lambda _, n: jnp.full((n,), jnp.inf, dtype)),
-        )
+        return _init(params, hyper)
 
     def update_fn(updates, state, params=None, **extra_args):
         del params, extra_args
-        check_gradients(updates, state.mu)
-        paths, leaves = named_leaves(updates)
-        plan = kron.make_plan(paths, leaves, blocks)
-        grads, finite = _refuse_nonfinite(leaves)
-        # A refused gradient has weight zero in every average.
-        steps = state.steps + finite
-        w1 = jnp.where(finite, kron.debiased_weight(b1, steps), 0)
-        w2 = jnp.where(finite, kron.debiased_weight(b2, steps), 0)
-
-        mu, nu = jax.tree.leaves(state.mu), jax.tree.leaves(state.nu)
-        if momentum == "before":
-            mu = list(map(kron.update_mean, mu, grads, w1))
-        nu = [
-            kron.update_mean(v, g * g, w) if needs_nu(leaf) else v
-            for leaf, v, g, w in zip(plan.leaves, nu, grads, w2, strict=True)
-        ]
-        stats = _accumulate_and_refresh(grads, w2, state, plan)
-        source = mu if momentum == "before" else grads
-        source = [m.astype(g.dtype) for m, g in zip(source, grads, strict=True)]
-        out = _preconditioned(source, nu, stats, plan)
-        if momentum == "after":
-            mu = out = list(map(kron.update_mean, mu, out, w1))
-
-        out = [
-            jnp.where(ok, u, 0).astype(leaf.dtype)
-            for ok, u, leaf in zip(finite, out, leaves, strict=True)
-        ]
-        unflatten = jax.tree.structure(updates).unflatten
-        return unflatten(out), ScaleByShampooState(
-            count=optax.safe_increment(state.count),
-            steps=steps,
-            nonfinite=~finite,
-            mu=unflatten(mu),
-            nu=unflatten(nu),
-            **stats,
-        )
-
-    def _accumulate_and_refresh(grads, w2, state, plan):
-        if not plan.groups:
-            return dict(
-                factors=state.factors,
-                roots=state.roots,
-                residuals=state.residuals,
-                rejected=state.rejected,
-            )
-        dtype = _factor_dtype(grads, plan)
-        stacks = kron.to_stacks([g.astype(dtype) for g in grads], plan)
-        grams = kron.gram_factors(stacks, plan)
-        weights = kron.per_factor(w2, plan)
-        factors = jax.tree.map(kron.update_mean, state.factors, grams, weights)
-        roots, residuals, rejected = kron.refresh_roots(
-            factors,
-            state.roots,
-            state.residuals,
-            state.count,
-            blocks=blocks,
-            damping=damping,
-            tolerance=tolerance,
-        )
-        return dict(factors=factors, roots=roots, residuals=residuals, rejected=rejected)
-
-    def _preconditioned(source, nu, stats, plan):
-        joined = {}
-        if plan.groups:
-            dtype = _factor_dtype(source, plan)
-            stacks = kron.precondition(
-                kron.to_stacks([m.astype(dtype) for m in source], plan),
-                stats["factors"],
-                stats["roots"],
-                stats["residuals"],
-                plan=plan,
-                blocks=blocks,
-                damping=damping,
-            )
-            joined = kron.from_stacks(stacks, plan)
-        out = []
-        for i, (m, v) in enumerate(zip(source, nu, strict=True)):
-            adam = m / (jnp.sqrt(v) + eps)
-            if i not in joined:
-                out.append(adam)
-                continue
-            shampoo = joined[i].astype(m.dtype)
-            size = {"adam": adam, "sgd": m, "none": shampoo}[graft]
-            out.append(shampoo if graft == "none" else kron.graft(shampoo, size))
-        return out
+        return _update(updates, state, hyper)
 
     return optax.GradientTransformationExtraArgs(init_fn, with_auto_axes(update_fn))
 
@@ -272,7 +163,7 @@ def shampoo(
 
         >>> import jax, jax.numpy as jnp, optax
         >>> opt = jaxla.optim.shampoo(0.1)
-        >>> params = {"w": jnp.ones((4, 3)), "b": jnp.ones(3)}
+        >>> params = {"w": jnp.eye(4, 3), "b": jnp.ones(3)}
         >>> loss = lambda p: jnp.sum(p["w"] ** 2) + jnp.sum(p["b"] ** 2)
         >>> state = opt.init(params)
         >>> for _ in range(20):
@@ -303,13 +194,152 @@ def shampoo(
     )
 
 
+class _Hyperparameters(NamedTuple):
+    b1: ScalarLike
+    b2: ScalarLike
+    eps: ScalarLike
+    damping: ScalarLike
+    tolerance: ScalarLike
+    blocks: kron.Blocks
+    graft: str
+    momentum: str
+    mu_dtype: DTypeLike | None
+
+    def needs_nu(self, leaf: kron.LeafPlan) -> bool:
+        return leaf.axes is None or self.graft == "adam"
+
+
+def _init(params, hyper: _Hyperparameters) -> ScaleByShampooState:
+    paths, leaves = named_leaves(params)
+    check_parameters(paths, leaves)
+    plan = kron.make_plan(paths, leaves, hyper.blocks)
+    record_plan(plan, hyper.blocks)
+    plan_of = dict(zip(paths, plan.leaves, strict=True))
+
+    def first_moment(leaf):
+        return jnp.zeros_like(leaf, dtype=hyper.mu_dtype or compute_dtype(leaf.dtype))
+
+    def second_moment(path, leaf):
+        dtype = compute_dtype(leaf.dtype)
+        if hyper.needs_nu(plan_of[path_name(path)]):
+            return jnp.zeros_like(leaf, dtype=dtype)
+        return jnp.zeros([], dtype)
+
+    dtype = _factor_dtype(leaves, plan)
+    return ScaleByShampooState(
+        count=jnp.zeros([], jnp.int32),
+        steps=jnp.zeros([max(len(leaves), 1)], jnp.int32),
+        nonfinite=jnp.zeros([max(len(leaves), 1)], bool),
+        rejected=jnp.zeros([], jnp.int32),
+        mu=jax.tree.map(first_moment, params),
+        nu=jax.tree.map_with_path(second_moment, params),
+        factors=_per_size(plan, lambda s, n: jnp.zeros((n, s, s), dtype)),
+        roots=_per_size(plan, lambda s, n: jnp.zeros((n, s, s), dtype)),
+        residuals=_per_size(plan, lambda _, n: jnp.full((n,), jnp.inf, dtype)),
+    )
+
+
+def _update(updates, state: ScaleByShampooState, hyper: _Hyperparameters):
+    check_gradients(updates, state.mu)
+    paths, leaves = named_leaves(updates)
+    if not leaves:
+        return updates, state._replace(count=optax.safe_increment(state.count))
+    plan = kron.make_plan(paths, leaves, hyper.blocks)
+    grads, finite = _refuse_nonfinite(leaves)
+    # A refused gradient has weight zero in every average.
+    steps = state.steps + finite
+    w1 = jnp.where(finite, kron.debiased_weight(hyper.b1, steps), 0)
+    w2 = jnp.where(finite, kron.debiased_weight(hyper.b2, steps), 0)
+
+    mu, nu = jax.tree.leaves(state.mu), jax.tree.leaves(state.nu)
+    if hyper.momentum == "before":
+        mu = list(map(kron.update_mean, mu, grads, w1))
+    nu = [
+        kron.update_mean(v, g * g, w) if hyper.needs_nu(leaf) else v
+        for leaf, v, g, w in zip(plan.leaves, nu, grads, w2, strict=True)
+    ]
+    curvature = _accumulate_and_refresh(grads, w2, state, plan, hyper)
+    source = mu if hyper.momentum == "before" else grads
+    source = [m.astype(g.dtype) for m, g in zip(source, grads, strict=True)]
+    out = _precondition(source, nu, curvature, plan, hyper)
+    if hyper.momentum == "after":
+        mu = out = list(map(kron.update_mean, mu, out, w1))
+
+    out = [
+        jnp.where(ok, u, 0).astype(leaf.dtype)
+        for ok, u, leaf in zip(finite, out, leaves, strict=True)
+    ]
+    unflatten = jax.tree.structure(updates).unflatten
+    return unflatten(out), curvature._replace(
+        count=optax.safe_increment(state.count),
+        steps=steps,
+        nonfinite=~finite,
+        mu=unflatten(mu),
+        nu=unflatten(nu),
+    )
+
+
+def _accumulate_and_refresh(
+    grads, weights, state: ScaleByShampooState, plan: kron.Plan, hyper: _Hyperparameters
+) -> ScaleByShampooState:
+    """The state with new factors, and with new roots for those whose turn it is."""
+    if not plan.groups:
+        return state
+    dtype = _factor_dtype(grads, plan)
+    stacks = kron.to_stacks([g.astype(dtype) for g in grads], plan)
+    factors = jax.tree.map(
+        kron.update_mean,
+        state.factors,
+        kron.gram_factors(stacks, plan),
+        kron.per_factor(weights, plan),
+    )
+    roots, residuals, rejected = kron.refresh_roots(
+        factors,
+        state.roots,
+        state.residuals,
+        state.count,
+        blocks=hyper.blocks,
+        damping=hyper.damping,
+        tolerance=hyper.tolerance,
+    )
+    return state._replace(
+        factors=factors, roots=roots, residuals=residuals, rejected=rejected
+    )
+
+
+def _precondition(
+    source, nu, state: ScaleByShampooState, plan: kron.Plan, hyper: _Hyperparameters
+):
+    """The direction of every parameter: Shampoo's for matrices, Adam's for the rest."""
+    # Adam also where it only lends its size; what nothing needs is not computed.
+    adam = [m / (jnp.sqrt(v) + hyper.eps) for m, v in zip(source, nu, strict=True)]
+    if not plan.groups:
+        return adam
+    dtype = _factor_dtype(source, plan)
+    stacks = kron.precondition(
+        kron.to_stacks([m.astype(dtype) for m in source], plan),
+        state.factors,
+        state.roots,
+        state.residuals,
+        plan=plan,
+        blocks=hyper.blocks,
+        damping=hyper.damping,
+    )
+    shampoo = {
+        i: x.astype(source[i].dtype) for i, x in kron.from_stacks(stacks, plan).items()
+    }
+    if hyper.graft != "none":
+        size = adam if hyper.graft == "adam" else source
+        shampoo = kron.graft(shampoo, {i: size[i] for i in shampoo})
+    return [shampoo.get(i, adam[i]) for i in range(len(source))]
+
+
 def _refuse_nonfinite(leaves):
     """The gradients to compute with, zero where refused, and which are finite."""
     grads = [leaf.astype(compute_dtype(leaf.dtype)) for leaf in leaves]
-    # A finite sum of squares: no entry of a Gram matrix will overflow either.
-    finite = [jnp.isfinite(jnp.sum(g * g)) for g in grads]
-    grads = [jnp.where(ok, g, 0) for ok, g in zip(finite, grads, strict=True)]
-    return grads, jnp.stack(finite) if finite else jnp.zeros([1], bool)
+    # A finite norm: no entry of a Gram matrix will overflow either.
+    finite = jnp.isfinite(norms(grads))
+    return [jnp.where(ok, g, 0) for ok, g in zip(finite, grads, strict=True)], finite
 
 
 def _factor_dtype(leaves, plan: kron.Plan) -> np.dtype:
@@ -326,7 +356,3 @@ def _per_size(plan: kron.Plan, make):
     stacks = {size: make(size, count) for size, count in plan.num_factors.items()}
     # A leaf also where there is no matrix: `optax.tree.map_params` needs one.
     return stacks or jnp.zeros([])
-
-
-def _name(path) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
