@@ -47,7 +47,7 @@ def describe(opt: optax.GradientTransformation, params: Any) -> str:
         block size  factors  roots a step  MFLOP a step
         128         9        1             155
         <BLANKLINE>
-        state: 2.66 MiB, 3.46 numbers a parameter
+        state: 2.66 MiB, 3.47 numbers a parameter
     """
     with _listening() as plans:
         state = jax.eval_shape(opt.init, params)

@@ -1,0 +1,46 @@
+"""Fixtures of the whole suite. What JAX has to be told first is in ../conftest.py."""
+
+import itertools
+
+import jax
+import jaxtyping
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def getkey():
+    """A source of random keys: each call gives another one, the same in every run."""
+    root, count = jax.random.key(0), itertools.count()
+    return lambda: jax.random.fold_in(root, next(count))
+
+
+@pytest.fixture
+def strict():
+    """No implicit promotion of dtypes or ranks. Optax is not clean under it."""
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
+
+
+@pytest.fixture
+def x64():
+    """Arrays of 64 bits, whatever the suite runs with."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    """Both dtypes to compute in, whatever the suite runs with."""
+    wide = request.param == "float64" or jax.config.jax_enable_x64
+    with jax.enable_x64(wide):
+        yield np.dtype(request.param)
+
+
+@pytest.fixture
+def unchecked():
+    """Without the type checks of the test run, so that the package's own can speak."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)

@@ -1,0 +1,89 @@
+"""The contract of an Optax transformation, for every optimizer of jaxla.
+
+A new optimizer joins by one line in `EVERY_CHECK`, and by one in one of the other tables
+for each variant of it that goes another way through the code.
+"""
+
+import functools
+
+import jax
+import optax
+import pytest
+
+from jaxla import testing
+from jaxla.optim import Blocks, shampoo
+
+
+SMALL = Blocks(size=8, refresh_every=1)
+SQUARE = Blocks(size=8, exponent=1 / 2, normalize_trace=True)
+
+EVERY_CHECK = {
+    "optax.adamw": optax.adamw,  # the control
+    # Several blocks a matrix, as any model has.
+    "shampoo": functools.partial(shampoo, blocks=Blocks(size=8)),
+}
+MOST_CHECKS = {
+    "small-after": functools.partial(shampoo, blocks=SMALL, momentum="after"),
+    # The default damping of 1e-6 multiplies rounding errors by the thousand that is its
+    # root, on each side, and no graft hides it.
+    "square-none": functools.partial(shampoo, damping=1e-4, blocks=SQUARE, graft="none"),
+}
+CHEAP_CHECKS = {
+    "defaults": shampoo,
+    "sgd": functools.partial(shampoo, graft="sgd"),
+    "after-none": functools.partial(shampoo, momentum="after", graft="none"),
+    "eigh": functools.partial(shampoo, blocks=Blocks(size=8, root="eigh")),
+    "bfloat16": functools.partial(shampoo, mu_dtype="bfloat16"),
+}
+# Those that compile nothing, or share what the first of them compiles.
+CHEAP = (
+    testing.check_abstract_init,
+    testing.check_state_leaves,
+    testing.check_count,
+    testing.check_compiles_once,
+    testing.check_extra_args,
+    testing.check_map_params,
+    testing.check_empty_tree,
+    testing.check_serialisation,
+    testing.check_zero_gradient,
+    testing.check_nonfinite,
+    testing.check_descends,
+)
+# Those that compile for eight devices, or every operation by itself.
+SLOW = (
+    testing.check_auto_mesh,
+    testing.check_explicit_mesh,
+    testing.check_jit,
+    testing.check_differentiable,
+)
+
+
+# All checks of a factory together: they share one run of it.
+def _cases(factories, checks):
+    return pytest.mark.parametrize(
+        ("factory", "check"),
+        [
+            pytest.param(factory, check, id=f"{name}-{check.__name__[6:]}")
+            for name, factory in factories.items()
+            for check in checks
+        ],
+    )
+
+
+@_cases(EVERY_CHECK, testing.TRANSFORMATION_CHECKS)
+def test_every_check(factory, check):
+    check(factory)
+
+
+@_cases(MOST_CHECKS, [c for c in testing.TRANSFORMATION_CHECKS if c not in SLOW])
+def test_most_checks(factory, check):
+    check(factory)
+
+
+@_cases(CHEAP_CHECKS, CHEAP)
+def test_cheap_checks(factory, check):
+    check(factory)
+
+
+def test_a_bad_gradient_stays_where_it_is():
+    testing.check_nonfinite(EVERY_CHECK["shampoo"])

@@ -1,0 +1,127 @@
+"""When roots are computed anew, what stands in for them, and which are refused."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxla import kron
+from jaxla.optim import Axes, Blocks, scale_by_shampoo
+
+from ..helpers import power_oracle
+from .test_shampoo import assert_close, random_grads, run
+
+
+def changed(old, new):
+    """Which matrices of a stack are no longer the same, bit for bit."""
+    return np.asarray(old != new).any((-2, -1))
+
+
+# Five factors of size 8: fewer than steps, as many, more, and all in each step.
+@pytest.mark.parametrize("period", [7, 5, 2, 1])
+def test_every_root_is_renewed_once_in_a_period(period):
+    grads = random_grads((16, 24), num_steps=2 * period)
+    blocks = Blocks(size=8, refresh_every=period)
+    _, states = run(scale_by_shampoo(blocks=blocks), grads[0], grads)
+    new = [
+        changed(before.roots[8], after.roots[8])
+        for before, after in zip(states, states[1:], strict=False)
+    ]
+    per_step = [int(step.sum()) for step in new]
+    assert max(per_step) <= kron.roots_per_step(5, blocks)
+    assert max(per_step) - min(per_step) <= 1  # no step is slow
+    for begin in (0, period):
+        renewed = np.sum(new[begin : begin + period], axis=0)
+        # The last window overlaps the one before where the division leaves a rest.
+        assert renewed.min() == 1
+        assert renewed.sum() <= period * kron.roots_per_step(5, blocks)
+
+
+def test_a_renewed_root_is_that_of_the_factor_at_that_step():
+    grads = random_grads((16, 24), num_steps=6)
+    opt = scale_by_shampoo(damping=1e-4, blocks=Blocks(size=8, refresh_every=3))
+    _, states = run(opt, grads[0], grads)
+    for before, after in zip(states, states[1:], strict=False):
+        for i in np.flatnonzero(changed(before.roots[8], after.roots[8])):
+            expected = power_oracle(after.factors[8][i], -1 / 4, damping=1e-4)
+            assert_close([after.roots[8][i]], [expected], 1e-3)
+            assert after.residuals[8][i] < 1e-2
+
+
+def test_the_diagonal_stands_in_before_the_first_root():
+    grads = random_grads((8, 8), num_steps=1)
+    opt = scale_by_shampoo(blocks=Blocks(size=8, refresh_every=10), graft="none")
+    (update,), (_, state) = run(opt, grads[0], grads)
+    known = np.isfinite(np.asarray(state.residuals[8]))
+    assert known.tolist() == [True, False]
+    g = np.asarray(grads[0], "float64")
+    left = power_oracle(g @ g.T, -1 / 4, damping=1e-6)
+    diagonal = np.diag(g.T @ g)
+    right = (diagonal + 1e-6 * diagonal.max()) ** -0.25
+    # The gradient has full rank, its smallest singular value 1e-2 of the largest.
+    assert_close([update], [left @ g * right], 2e-3)
+
+
+def test_refused_roots_are_counted_and_the_old_ones_kept():
+    grads = random_grads((16, 8), num_steps=3)
+    blocks = Blocks(size=8, refresh_every=1)
+    _, states = run(scale_by_shampoo(blocks=blocks), grads[0], grads)
+    assert int(optax.tree.get(states[-1], "rejected")) == 0
+    residuals = optax.tree.get(states[-1], "residuals")
+    assert (residuals[8] < 1e-2).all()
+
+    strict = scale_by_shampoo(tolerance=-1.0, blocks=blocks)
+    update, state = jax.jit(strict.update)(grads[0], states[-1])
+    assert int(optax.tree.get(state, "rejected")) == 3
+    assert not changed(states[-1].roots[8], state.roots[8]).any()
+    np.testing.assert_array_equal(state.residuals[8], residuals[8])
+    assert jnp.isfinite(update).all()
+
+
+def test_without_any_root_every_step_is_diagonal():
+    grads = random_grads((8, 8), num_steps=2)
+    blocks = Blocks(size=8, refresh_every=1)
+    opt = scale_by_shampoo(tolerance=-1.0, blocks=blocks, graft="none")
+    updates, states = run(opt, grads[0], grads)
+    assert np.isinf(states[-1].residuals[8]).all()
+    assert not states[-1].roots[8].any()
+    mean = (0.09 * grads[0] + 0.1 * grads[1]) / 0.19
+    left, right = (np.diagonal(x, axis1=-2, axis2=-1) for x in states[-1].factors[8])
+    roots = [(x + 1e-6 * x.max()) ** -0.25 for x in (left, right)]
+    assert_close([updates[-1]], [roots[0][:, None] * mean * roots[1]], 1e-5)
+
+
+def test_a_spare_factor_is_not_counted_as_refused():
+    grads = random_grads((8, 8), num_steps=1)
+    blocks = Blocks(size=8, refresh_every=1, shards=4)
+    _, states = run(scale_by_shampoo(blocks=blocks), grads[0], grads)
+    assert states[-1].factors[8].shape == (4, 8, 8)
+    assert int(states[-1].rejected) == 0
+
+
+def test_the_default_step_calls_no_lapack():
+    params = {"w": jnp.ones((24, 16)), "v": jnp.ones((5, 3)), "b": jnp.ones(3)}
+
+    def calls(root):
+        opt = scale_by_shampoo(blocks=Blocks(size=16, root=root))
+        state = jax.eval_shape(opt.init, params)
+        program = jax.jit(opt.update).lower(params, state).compile().as_text()
+        return re.findall(r'custom_call_target="([^"]*)"', program)
+
+    assert calls("auto") == []
+    assert any("lapack" in name for name in calls("eigh"))
+
+
+# JAX 0.10 on two cores can hang for good in graphs with several batched LAPACK calls
+# of this size: see the test above for why this one does not.
+@pytest.mark.timeout(60)
+def test_two_stacks_of_many_factors_do_not_hang():
+    (grad,) = random_grads((512, 16, 8), num_steps=1)
+    rules = {"*": Axes(rows=(1,), cols=(2,), batch=(0,))}
+    blocks = Blocks(size=16, refresh_every=1, rules=rules)
+    updates, states = run(scale_by_shampoo(blocks=blocks), grad, [grad] * 3)
+    assert {s: len(x) for s, x in states[-1].factors.items()} == {8: 512, 16: 512}
+    assert jnp.isfinite(updates[-1]).all()
