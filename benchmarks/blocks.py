@@ -83,7 +83,7 @@ def measure(settings: Settings) -> Findings:
     if settings.smoke:
         variants = variants[2:]
     dataset, tables, pictures = load("mnist"), [], []
-    batches = settings.choose(((1000, 80, 2), (128, 240, 10)), ((1000, 2, 1),))
+    batches = settings.choose(((1000, 80, 2), (128, 160, 10)), ((1000, 2, 1),))
     for batch, steps, every in batches:
         runs = _run_all(dataset, variants, batch, steps, every, settings)
         tables.append(_table(batch, runs))

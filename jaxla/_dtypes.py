@@ -31,11 +31,9 @@ def norms(arrays: Sequence[jax.Array]) -> jax.Array:
     Inner products, because they come from a library where a sum of squares is
     compiled anew for each shape.
     """
-    totals = [
-        jnp.vdot(x, x, precision=jax.lax.Precision.HIGHEST).astype(jnp.float32)
-        for x in arrays
-    ]
-    squares = jnp.stack(totals)
+    totals = [jnp.vdot(x, x, precision=jax.lax.Precision.HIGHEST) for x in arrays]
+    widest = max((x.dtype for x in totals), key=lambda dtype: dtype.itemsize)
+    squares = jnp.stack([x.astype(widest) for x in totals])
     # The square root of an exact zero has no derivative.
     zero = squares == 0
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squares)))

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from ._data import Dataset
+from ._optimizers import OPTIMIZERS
 from ._options import Options
 from ._summary import Row
 from ._trials import CRITERION, LEARNING_RATES, Trials
@@ -42,6 +43,7 @@ def write_json(
         "data": {"source": dataset.source, "shape": dataset.x.shape}
         | {"classes": dataset.classes},
         "options": dataclasses.asdict(options),
+        "settings": {name: OPTIMIZERS[name].told for name in trials.optimizers},
         "stopped": trials.stopped,
         "versions": versions(),
         "device": device(),

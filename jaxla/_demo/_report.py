@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ._data import Dataset
 from ._files import TIMING, write_json
+from ._optimizers import OPTIMIZERS
 from ._options import Options
 from ._picture import draw
 from ._screen import Screen
@@ -46,11 +47,15 @@ def _announce(options: Options, dataset: Dataset, screen: Screen) -> None:
     batches = " and ".join(
         f"batch {size} ({options.steps_of(size)} steps)" for size in options.batch_sizes
     )
+    settings = "; ".join(
+        f"{name} is {OPTIMIZERS[name].told}" for name in options.optimizers
+    )
     rates = ", ".join(f"{rate:g}" for rate in sorted(LEARNING_RATES))
     screen.say(
         f"Data: {dataset.source}; {train:,} to train on, {len(dataset.x) - train:,} to "
         f"validate on, drawn by the seed.\nModel: a tanh network {sizes}, trained by "
         f"{' and '.join(options.optimizers)} at {batches}.\n"
+        f"Settings: {settings}.\n"
         f"First a sweep: each optimizer tries the learning rates {rates}, as the peak of "
         f"a cosine schedule, once; what counts is {CRITERION}. Then the best of each "
         f"with {options.seeds} other seed{'s' * (options.seeds != 1)}.\n"

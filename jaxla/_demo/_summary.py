@@ -91,10 +91,7 @@ def _reached(runs, target: float) -> Reached:
 
 
 def _median(values) -> float:
-    # Not `np.median`: of an even number with infinite ones it makes NaN.
-    values = sorted(values)
-    middle = values[(len(values) - 1) // 2], values[len(values) // 2]
-    return float(np.mean(middle)) if math.isfinite(middle[1]) else math.inf
+    return float(np.median(values))
 
 
 def _two_digits(number: float) -> float:

@@ -62,8 +62,9 @@ class Run:
 
     @property
     def best_loss(self) -> float:
-        """The lowest validation loss; infinite if there was no number."""
-        return min((loss for loss in self.losses if np.isfinite(loss)), default=np.inf)
+        """The lowest validation loss after a step; infinite if there was no number."""
+        losses = filter(np.isfinite, self.losses[1:])
+        return min(losses, default=np.inf)
 
     def first_below(self, target: float) -> tuple[float, float]:
         """Steps and seconds to the first validation loss of at most `target`."""
@@ -82,16 +83,17 @@ def compile_program(
     optimizer: str, batch_size: int, steps: int, sizes: tuple[int, ...], part: Split
 ) -> Program:
     """Compiles the step ahead; the peak of the schedule is one of its arguments."""
+    make = OPTIMIZERS[optimizer].make
     shape = optax.cosine_decay_schedule(1.0, steps)
 
     def step(params, state, peak, x, y, batch):
-        opt = OPTIMIZERS[optimizer](lambda count: peak * shape(count))
+        opt = make(lambda count: peak * shape(count))
         grads = jax.grad(_loss)(params, x[batch], y[batch])
         updates, state = opt.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
     params = _init(jax.random.key(0), sizes)
-    init = jax.jit(OPTIMIZERS[optimizer](shape).init)
+    init = jax.jit(make(shape).init)
     state = init(params)
     batch = jnp.zeros([batch_size], jnp.int32)
     arguments = (params, state, jnp.float32(0), *_on_device(part.x, part.y), batch)

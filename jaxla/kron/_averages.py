@@ -22,7 +22,7 @@ def debiased_weight(decay: ScalarLike, step: Int[Array, "..."]) -> Float[Array, 
 
     **Returns:**
 
-    An array of the shape of `step`.
+    A `float32` array of the shape of `step`: weights are good to about 1e-7.
 
     !!! example
 

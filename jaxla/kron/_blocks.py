@@ -86,7 +86,7 @@ class Blocks:
     size: int = 128
     classes: int = 3
     refresh_every: int = 10
-    exponent: float = 1 / 4
+    exponent: float | int = 1 / 4
     normalize_trace: bool = False
     root: str = "auto"
     shards: int = 1

@@ -320,7 +320,7 @@ def _refresh_window(
             for x, y in zip(stacks[1:], kept, strict=True)
         ]
         # A factor without any statistics yet is not to be counted.
-        asked = _trace(factors) > 0
+        asked = _trace(factors) != 0
         return *updated, jnp.sum(asked & ~accept, dtype=jnp.int32)
 
     def keep(stacks):

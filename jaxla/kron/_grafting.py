@@ -16,7 +16,7 @@ def graft(direction: Any, magnitude: Any) -> Any:
     **Arguments:**
 
     - `direction`: $D$, an array or a tree of arrays, in `float32` at least. A norm
-        below about 1e-19 in `float32` counts as zero.
+        beyond about 1e-19 or 1e19 in `float32` under- or overflows, and gives zero.
     - `magnitude`: $M$, a tree of the same structure; only the norms count.
 
     **Returns:**

@@ -52,6 +52,7 @@ def test_json_is_complete_and_finite(finished):
     assert record["stopped"] is None
     assert set(record["versions"]) >= {"jaxla", "jax", "optax", "python"}
     assert record["device"]["platform"]
+    assert "b1 0.8 and damping 1e-4" in record["settings"]["shampoo"]
     assert len(record["sweep"]["runs"]) == 2 * len(_trials.LEARNING_RATES)
     assert len(record["runs"]) == 2 * 2
     assert [row["optimizer"] for row in record["table"]] == ["adamw", "shampoo"]
@@ -59,7 +60,7 @@ def test_json_is_complete_and_finite(finished):
         assert run["steps"] == [0, 1, 2, 3, 4, 5]
         assert len(run["losses"]) == len(run["seconds"]) == 6
         assert np.all(np.diff(run["seconds"]) > 0)
-        assert run["losses"][-1] < run["losses"][0]
+        assert run["best_loss"] == min(run["losses"][1:])
         assert len(run["step_seconds"]) == 5
         assert sum(run["step_seconds"]) == pytest.approx(run["seconds"][-1], abs=1e-5)
     assert np.isfinite(numbers(record)).all()
@@ -85,6 +86,15 @@ def test_both_optimizers_see_the_same(finished):
     assert adamw["state_bytes"] == pytest.approx(8, abs=0.01)
 
 
+def test_training_lowers_the_loss(finished):
+    _, record = finished
+    runs = record["sweep"]["runs"]  # of one split: that of the lowest rate is slowest
+    lowest = [run for run in runs if run["learning_rate"] == min(_trials.LEARNING_RATES)]
+    assert len(lowest) == 2
+    for run in lowest:
+        assert run["losses"][-1] < run["losses"][1] < run["losses"][0]
+
+
 def test_picture_is_a_png(finished):
     out, _ = finished
     assert (out / "curves.png").read_bytes().startswith(PNG)
@@ -99,6 +109,7 @@ def test_screen(data, tmp_path, capsys):
     assert "trained by sgd and muon at batch 48 (5 steps)" in words
     assert "There are 48 examples to train on: no batch is larger" in words
     assert "ends within 170 s" in words
+    assert "sgd is gradient descent with Nesterov momentum 0.9; muon is" in words
     assert "learning rates 0.002, 0.005, 0.01, 0.02, 0.05" in words
     assert "the lowest validation loss" in words
     rows = ("steps to loss", "step, worst", "compile time", "numbers a parameter")

@@ -98,6 +98,15 @@ def test_reached_by_a_minority_of_seeds_is_not_reached():
     assert "adamw in the median of 3 seeds did not reach it" in text
 
 
+def test_reached_by_half_of_the_seeds_is_not_reached():
+    text = tell(
+        *(run("adamw", [2.0, loss], 0.1, seed=i) for i, loss in enumerate([0.2, 0.4])),
+        run("shampoo", [2.0, 0.3], 0.1),
+    )
+    assert "adamw in the median of 2 seeds did not reach it" in text
+    assert "nan" not in text
+
+
 def test_every_batch_size_and_target_counts():
     runs = [
         run(name, [2.0, *losses], 0.1, batch_size=size)
@@ -116,7 +125,7 @@ def test_losses_that_are_not_numbers():
         run("shampoo", [2.0, 0.3], 0.1),
     )
     assert "adamw never reached it" in text
-    assert "2.000 with adamw" in text
+    assert "inf with adamw" in text
 
 
 def test_below_the_target_from_the_start():

@@ -1,5 +1,6 @@
 """When roots are computed anew, what stands in for them, and which are refused."""
 
+import itertools
 import re
 
 import jax
@@ -10,8 +11,8 @@ import pytest
 
 from jaxla import kron
 from jaxla.optim import Axes, Blocks, scale_by_shampoo
+from tests.helpers import power_oracle
 
-from ..helpers import power_oracle
 from .test_shampoo import assert_close, random_grads, run
 
 
@@ -28,7 +29,7 @@ def test_every_root_is_renewed_once_in_a_period(period):
     _, states = run(scale_by_shampoo(blocks=blocks), grads[0], grads)
     new = [
         changed(before.roots[8], after.roots[8])
-        for before, after in zip(states, states[1:], strict=False)
+        for before, after in itertools.pairwise(states)
     ]
     per_step = [int(step.sum()) for step in new]
     assert max(per_step) <= kron.roots_per_step(5, blocks)
@@ -44,7 +45,7 @@ def test_a_renewed_root_is_that_of_the_factor_at_that_step():
     grads = random_grads((16, 24), num_steps=6)
     opt = scale_by_shampoo(damping=1e-4, blocks=Blocks(size=8, refresh_every=3))
     _, states = run(opt, grads[0], grads)
-    for before, after in zip(states, states[1:], strict=False):
+    for before, after in itertools.pairwise(states):
         for i in np.flatnonzero(changed(before.roots[8], after.roots[8])):
             expected = power_oracle(after.factors[8][i], -1 / 4, damping=1e-4)
             assert_close([after.roots[8][i]], [expected], 1e-3)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..helpers import power_oracle
+from tests.helpers import power_oracle
 
 
 @dataclasses.dataclass

@@ -1,0 +1,354 @@
+"""Statistics, staggered roots and preconditioning against dense formulas."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxla import kron
+from jaxla.kron import Axes, Blocks
+from tests.helpers import assert_close, power_oracle, psd_with_spectrum
+
+
+SHAPES = [(20, 12), (16, 24), (7,), (17, 3, 3), (2, 9, 16), (16, 24)]
+RULES = {"p4": Axes(rows=(2,), cols=(1,), batch=(0,))}
+MATRICES = [0, 1, 3, 4, 5]
+
+
+def normal(key, shape):
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    return rng.standard_normal(shape).astype("float32")
+
+
+def setup(key, **choices):
+    leaves = [
+        jnp.asarray(normal(jax.random.fold_in(key, i), s)) for i, s in enumerate(SHAPES)
+    ]
+    blocks = Blocks(rules=RULES, **choices)
+    return leaves, kron.make_plan([f"p{i}" for i in range(6)], leaves, blocks), blocks
+
+
+def stacked(leaves, plan):
+    """The stacks and their Gram matrices, compiled in one go."""
+
+    @jax.jit
+    def both(leaves):
+        stacks = kron.to_stacks(leaves, plan)
+        return stacks, kron.gram_factors(stacks, plan)
+
+    return both(leaves)
+
+
+def matrices_of(leaf, i):
+    """The matrices that a parameter stands for, by hand, in float64."""
+    leaf = np.asarray(leaf, "float64")
+    if i == 4:
+        return leaf.swapaxes(1, 2)
+    return leaf.reshape(1, leaf.shape[0], -1)
+
+
+def pieces(length, size):
+    """The equal parts, but for a shorter last one, that an axis is cut into."""
+    part = -(-length // -(-length // size))
+    return [slice(begin, min(begin + part, length)) for begin in range(0, length, part)]
+
+
+def block_diagonal(gram, size, fn):
+    """`fn` of every diagonal block, and zero elsewhere."""
+    out = np.zeros_like(gram)
+    for piece in pieces(len(gram), size):
+        out[piece, piece] = fn(gram[piece, piece])
+    return out
+
+
+def desired_step(leaf, i, size, fn):
+    """`fn(L) G fn(R)` with block-diagonal `L` and `R`, in the shape of the leaf."""
+    out = []
+    for g in matrices_of(leaf, i):
+        left = block_diagonal(g @ g.T, size, fn)
+        right = block_diagonal(g.T @ g, size, fn)
+        out.append(left @ g @ right)
+    return (np.array(out).swapaxes(1, 2) if i == 4 else np.array(out)).reshape(leaf.shape)
+
+
+def empty_like(factors):
+    roots = {size: jnp.zeros_like(x) for size, x in factors.items()}
+    residuals = {size: jnp.full(len(x), jnp.inf) for size, x in factors.items()}
+    return roots, residuals
+
+
+@pytest.mark.parametrize(("size", "shards"), [(8, 1), (16, 4), (64, 1)])
+def test_grams_are_diagonal_blocks_in_the_order_of_the_plan(getkey, size, shards):
+    leaves, plan, _ = setup(getkey(), size=size, shards=shards)
+    _, grams = stacked(leaves, plan)
+    assert {s: len(x) for s, x in grams.items()} == plan.num_factors
+    desired = {s: np.zeros(x.shape) for s, x in grams.items()}
+    for group, members in plan.groups.items():
+        matrices = [g for i in members for g in matrices_of(leaves[i], i)]
+        sides = [
+            (plan.left[group], group.row_size, [(g @ g.T, g.shape[0]) for g in matrices]),
+            (
+                plan.right[group],
+                group.col_size,
+                [(g.T @ g, g.shape[1]) for g in matrices],
+            ),
+        ]
+        for place, block, products in sides:
+            cut = [x[piece, piece] for x, n in products for piece in pieces(n, size)]
+            assert place.stop - place.start == len(cut)
+            for k, x in zip(range(place.start, place.stop), cut, strict=True):
+                desired[block][k, : len(x), : len(x)] = x
+    for s in grams:
+        assert_close(grams[s], desired[s], amplification=2)
+
+
+CHOICES = [
+    {},
+    {"exponent": 1 / 2, "normalize_trace": True},
+    {"exponent": 1, "normalize_trace": True},
+    {"exponent": 0.3},
+    {"root": "eigh", "normalize_trace": True},
+]
+
+
+@pytest.mark.parametrize(
+    ("size", "choices"), [(64, {}), *[(8, choices) for choices in CHOICES]], ids=str
+)
+def test_steps_are_those_of_dense_matrices(getkey, size, choices):
+    """With `size=64` nothing is cut: the textbook's L^-e G R^-e."""
+    leaves, plan, blocks = setup(getkey(), size=size, refresh_every=1, **choices)
+
+    @jax.jit
+    def step(leaves):
+        stacks = kron.to_stacks(leaves, plan)
+        factors = kron.gram_factors(stacks, plan)
+        roots, residuals, rejected = kron.refresh_roots(
+            factors, *empty_like(factors), 0, blocks=blocks, damping=0.1, tolerance=1e-2
+        )
+        out = kron.precondition(
+            stacks, factors, roots, residuals, plan=plan, blocks=blocks, damping=0.0
+        )
+        return kron.from_stacks(out, plan), rejected
+
+    def root(gram):
+        if blocks.normalize_trace:
+            gram = gram / np.sqrt(np.trace(gram))
+        return power_oracle(gram, -blocks.exponent, 0.1)
+
+    out, rejected = step(leaves)
+    assert rejected == 0
+    assert sorted(out) == MATRICES
+    for i, actual in out.items():
+        desired = desired_step(leaves[i], i, size, root)
+        assert_close(actual, desired, amplification=30)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_diagonals_stand_in_for_roots_that_are_not_there(getkey, normalize):
+    leaves, plan, blocks = setup(getkey(), size=16, normalize_trace=normalize)
+    stacks, factors = stacked(leaves, plan)
+
+    @jax.jit
+    def apply(stacks, factors):
+        empty = empty_like(factors)
+        options = {"plan": plan, "blocks": blocks, "damping": 0.1}
+        return kron.from_stacks(
+            kron.precondition(stacks, factors, *empty, **options), plan
+        )
+
+    def root(gram):
+        trace = np.trace(gram)
+        damped = np.diag(gram) + 0.1 * trace
+        return np.diag((damped / np.sqrt(trace) if normalize else damped) ** -0.25)
+
+    for i, actual in apply(stacks, factors).items():
+        assert_close(actual, desired_step(leaves[i], i, 16, root), amplification=4)
+
+
+def test_roots_are_applied_as_they_are(getkey):
+    """Random roots, of which each has its own place; no stand-in is mixed in."""
+    leaves, plan, blocks = setup(getkey(), size=16, classes=2)
+    stacks, factors = stacked(leaves, plan)
+    roots = {s: jnp.asarray(normal(getkey(), x.shape)) for s, x in factors.items()}
+    accepted = {s: jnp.zeros(len(x)) for s, x in factors.items()}
+    options = {"plan": plan, "blocks": blocks, "damping": 0.1}
+    apply = jax.jit(lambda *arrays: kron.precondition(*arrays, **options))
+    out = apply(stacks, factors, roots, accepted)
+    for group, stack in stacks.items():
+        left = np.asarray(roots[group.row_size][plan.left[group]], "float64")
+        right = np.asarray(roots[group.col_size][plan.right[group]], "float64")
+        lefts = left.reshape(-1, group.rows, *left.shape[1:])
+        rights = right.reshape(-1, group.cols, *right.shape[1:])
+        for g, ls, rs, actual in zip(stack, lefts, rights, out[group], strict=True):
+            desired = dense_of(ls) @ np.asarray(g, "float64") @ dense_of(rs)
+            assert_close(actual, desired, amplification=10)
+
+
+def dense_of(blocks):
+    count, size, _ = blocks.shape
+    out = np.zeros((count, size, count, size))
+    out[np.arange(count), :, np.arange(count), :] = blocks
+    return out.reshape(count * size, count * size)
+
+
+@functools.cache
+def stack_of(count, size=8):
+    values = np.geomspace(1, 1e-2, size)
+    keys = [jax.random.key(i) for i in range(count)]
+    stack = [(i + 1) * psd_with_spectrum(key, values) for i, key in enumerate(keys)]
+    return np.array(stack, "float32")
+
+
+def refresher(blocks, tolerance=1e-2):
+    """`refresh_roots` of one stack, compiled once for all steps."""
+
+    @jax.jit
+    def refresh(stack, roots, residuals, step):
+        roots, residuals, rejected = kron.refresh_roots(
+            {8: stack},
+            {8: roots},
+            {8: residuals},
+            step,
+            blocks=blocks,
+            damping=1e-6,
+            tolerance=tolerance,
+        )
+        return roots[8], residuals[8], rejected
+
+    return refresh
+
+
+COMBINATIONS = [
+    (1, 10, 1),
+    (3, 7, 1),
+    (5, 2, 1),
+    (7, 3, 1),
+    (10, 10, 1),
+    (12, 5, 4),
+    (23, 10, 1),
+    (16, 10, 8),
+    (6, 1, 2),
+]
+
+
+@pytest.mark.parametrize(("count", "period", "shards"), COMBINATIONS)
+def test_each_root_has_its_turn(count, period, shards):
+    """In every period, from wherever it is counted; and no step does more than told."""
+    stack, blocks = stack_of(count), Blocks(refresh_every=period, shards=shards)
+    refresh, most = refresher(blocks), kron.roots_per_step(count, blocks)
+    old, infinite = np.full_like(stack, 7), np.full(count, np.inf, "float32")
+    desired = power_oracle(stack, -1 / 4, 1e-6)
+    turns, steps = np.zeros(count, int), []
+    for step in range(period):
+        new, residuals, rejected = refresh(stack, old, infinite, step)
+        done = np.isfinite(residuals)
+        turns += done
+        steps.append(done.sum())
+        assert rejected == 0
+        assert_close(new[done], desired[done], amplification=100)
+        assert (new[~done] == 7).all()
+        # The shards do the same at the same time.
+        assert (done.reshape(shards, -1) == done.reshape(shards, -1)[0]).all()
+        again, *_ = refresh(stack, old, infinite, step + 3 * period)
+        assert (again == new).all()
+    assert set(steps) <= {0, most}
+    # Once each; twice only where the last window must overlap the one before.
+    windows = -(-count // most)
+    assert turns.min() == 1
+    assert turns.max() <= 2
+    assert turns.sum() == windows * most
+
+
+def test_the_work_is_spread_evenly():
+    """Fewer windows than steps: they are as far apart as can be."""
+    refresh = refresher(Blocks(refresh_every=10))
+    stack, infinite = stack_of(4), np.full(4, np.inf, "float32")
+    busy = [
+        step
+        for step in range(20)
+        if np.isfinite(refresh(stack, stack, infinite, step)[1]).any()
+    ]
+    assert len(busy) == 8
+    assert set(np.diff(busy)) == {2, 3}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0])
+@pytest.mark.parametrize("root", ["coupled", "eigh"])
+def test_a_bad_factor_keeps_its_old_root_and_is_counted(root, bad):
+    if root == "eigh" and bad == -1:
+        pytest.skip("`psd_power` takes negative eigenvalues for zeros, and has a root")
+    refresh = refresher(Blocks(refresh_every=1, root=root))
+    stack, residuals = stack_of(4).copy(), np.full(4, 0.5, "float32")
+    old = np.stack([np.eye(8, dtype="float32")] * 4)
+    clean, *_ = refresh(stack, old, residuals, 0)
+    stack[1] = np.diag([bad] * 8)
+    stack[2, 3, 3] = bad * stack[2, 3, 3]
+    new, new_residuals, rejected = refresh(stack, old, residuals, 0)
+    assert rejected == 2
+    assert (new[1:3] == old[1:3]).all()
+    assert (new_residuals[1:3] == 0.5).all()
+    assert (new[::3] == clean[::3]).all()
+
+
+@pytest.mark.parametrize("root", ["coupled", "eigh"])
+def test_a_factor_without_statistics_is_not_counted(root):
+    refresh = refresher(Blocks(refresh_every=1, root=root))
+    stack, infinite = np.zeros((2, 8, 8), "float32"), np.full(2, np.inf, "float32")
+    new, residuals, rejected = refresh(stack, stack, infinite, 0)
+    assert rejected == 0
+    assert (new == 0).all()
+    assert (residuals == np.inf).all()
+
+
+def test_a_tolerance_that_nothing_meets():
+    """And no eigenvalue below the floor: what is refused would have been good."""
+    refresh = refresher(Blocks(refresh_every=1), tolerance=-1.0)
+    old, residuals = np.full((3, 8, 8), 7, "float32"), np.full(3, 0.5, "float32")
+    new, new_residuals, rejected = refresh(stack_of(3), old, residuals, 0)
+    assert rejected == 3
+    assert (new == old).all()
+    assert (new_residuals == residuals).all()
+
+
+def test_rejected_roots_add_up_over_the_sizes():
+    factors = {8: jnp.array(stack_of(2)), 16: jnp.array(stack_of(3, 16))}
+    roots, residuals = empty_like(factors)
+    options = {"blocks": Blocks(refresh_every=1), "damping": 1e-6, "tolerance": -1.0}
+    refresh = jax.jit(lambda *stacks: kron.refresh_roots(*stacks, 0, **options))
+    *_, rejected = refresh(factors, roots, residuals)
+    assert rejected == 5
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+def test_numbers_of_parameters_reach_their_factors(getkey, shards):
+    _, plan, _ = setup(getkey(), size=16, shards=shards)
+    numbers = jax.jit(lambda x: kron.per_factor(x, plan))(jnp.arange(1.0, 7.0))
+    assert {s: len(x) for s, x in numbers.items()} == plan.num_factors
+    seen = {size: np.zeros(len(x)) for size, x in numbers.items()}
+    for group, members in plan.groups.items():
+        batches = [plan.leaves[i].matrix_shape[0] for i in members]
+        owners = np.repeat(np.array(members) + 1.0, batches)
+        seen[group.row_size][plan.left[group]] = np.repeat(owners, group.rows)
+        seen[group.col_size][plan.right[group]] = np.repeat(owners, group.cols)
+    for size, desired in seen.items():
+        assert (numbers[size] == desired).all()
+
+
+def test_flops_and_roots_are_counted():
+    assert kron.roots_per_step(34, Blocks(refresh_every=10)) == 4
+    assert kron.roots_per_step(32, Blocks(refresh_every=10, shards=8)) == 8
+    assert kron.root_flops(10, Blocks(root="eigh")) == 11 * 10**3
+    assert kron.root_flops(10, Blocks(exponent=0.3)) == 11 * 10**3
+    assert kron.root_flops(8, Blocks()) == 2 * 8**3 * 37
+
+
+@pytest.mark.usefixtures("x64")
+def test_float64_stays_float64(getkey):
+    stack = np.stack([psd_with_spectrum(getkey(), np.geomspace(1e-8, 1, 8))] * 2)
+    refresh = refresher(Blocks(refresh_every=1))
+    new, residuals, rejected = refresh(stack, 0 * stack, np.full(2, np.inf), 0)
+    assert new.dtype == residuals.dtype == np.float64
+    assert rejected == 0
+    assert_close(new, power_oracle(stack, -1 / 4, 1e-6), amplification=1e6)
