@@ -2,7 +2,9 @@
 
 import dataclasses
 import importlib.util
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 from typing import BinaryIO
 
@@ -10,6 +12,17 @@ import numpy as np
 
 
 FEWEST = 20  # examples: with less, a validation part of a fifth says nothing
+
+
+# What NumPy raises for a broken archive, a broken header, or broken compression.
+_DAMAGED = (
+    OSError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    SyntaxError,
+    tokenize.TokenError,
+)
 
 
 class BadData(ValueError):
@@ -85,7 +98,7 @@ def _digits() -> Dataset:
     import sklearn.datasets
 
     x, y = sklearn.datasets.load_digits(return_X_y=True)
-    x = np.asarray(x * 15.9375, np.uint8)  # grey values from 0 to 16
+    x = np.asarray(np.asarray(x) * 15.9375, np.uint8)  # grey values from 0 to 16
     source = "1,797 digits of UCI, from scikit-learn"
     return Dataset("digits", source, x, np.asarray(y, np.int32), 10)
 
@@ -94,11 +107,16 @@ def _scaled(train: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarra
     """Bytes to [0, 1]; any other column to mean 0 and deviation 1 where it varies."""
     if train.dtype == np.uint8:
         return train.astype(np.float32) / 255, valid.astype(np.float32) / 255
+    # Entries of order 1 first: the square of a large one would overflow.
+    largest = np.abs(train.astype(np.float64)).max(0, initial=0)
+    unit = 1 / np.where(largest > 0, np.minimum(largest, 1e300), 1)
+    train, valid = train * unit, valid * unit
     mean = train.mean(0, dtype=np.float64)
     deviation = train.std(0, dtype=np.float64)
     varies = deviation > 1e-6 * np.abs(train).max(0, initial=0)
     scale = np.where(varies, 1 / np.where(varies, deviation, 1), 0)
-    return tuple(((part - mean) * scale).astype(np.float32) for part in (train, valid))
+    train, valid = (train - mean) * scale, (valid - mean) * scale
+    return train.astype(np.float32), valid.astype(np.float32)
 
 
 def _open_npz(path: Path, file: BinaryIO) -> np.lib.npyio.NpzFile:
@@ -121,12 +139,16 @@ def _entry(path: Path, arrays: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
         raise BadData(f"{path} has no array `{key}`; expected `x` and `y`, got {there}.")
     try:
         array = arrays[key]
-    except ValueError as error:  # NumPy refuses to unpickle
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise BadData(f"`{key}` in {path} is damaged and cannot be read.") from error
         raise BadData(
             f"`{key}` in {path} holds Python objects; expected an array of numbers."
         ) from error
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise BadData(f"`{key}` in {path} is damaged and cannot be read.") from error
+    if not isinstance(array, np.ndarray):
+        raise BadData(f"`{key}` in {path} is not an array that NumPy wrote.")
     return array
 
 

@@ -26,7 +26,11 @@ def run_and_report(options: Options, dataset: Dataset, folder: Path, start: floa
     screen.total = runs * steps * len(options.optimizers)
     with screen:
         trials = run_trials(options, dataset, screen, start)
-    code = _report(options, dataset, trials, folder, screen)
+    try:
+        code = _report(options, dataset, trials, folder, screen)
+    except KeyboardInterrupt:
+        screen.say(f"\nInterrupted; what was written is in {folder}.")
+        return 130
     screen.say(f"This took {time.perf_counter() - start:.0f} s.")
     return 130 if trials.stopped == "interrupted" else code  # as a shell has it
 
@@ -92,8 +96,9 @@ def _report(
             )
     words = paragraph(rows, targets)
     screen.say(words)
-    draw(trials, targets, f"jaxla: {options.name}", folder / "curves.png")
+    # The numbers first: they take no time, and Ctrl-C in the picture keeps them.
     write_json(folder / "results.json", options, dataset, trials, rows, words)
+    draw(trials, targets, f"jaxla: {options.name}", folder / "curves.png")
     screen.say(
         f"\nPicture and numbers: {folder / 'curves.png'} and {folder / 'results.json'}"
     )

@@ -144,13 +144,16 @@ def train(
             loss, accuracy = map(float, _evaluate(params, *valid))
             curve.append((number, sum(step_seconds), loss))
             watch(number, loss)
+    made, seconds, losses = zip(*curve, strict=True)
     return Run(
         program.optimizer,
         program.batch_size,
         learning_rate,
         seed,
         sweep,
-        *zip(*curve, strict=True),
+        made,
+        seconds,
+        losses,
         accuracy,
         tuple(step_seconds),
     )

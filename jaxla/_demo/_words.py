@@ -22,7 +22,7 @@ def paragraph(rows: Sequence[Row], targets: Sequence[float]) -> str:
                 )
     if not sentences:
         return "There is nothing to compare: fewer than two optimizers finished a run."
-    total = [_all_in_all(*names, firsts) for names, firsts in wins.items()]
+    total = [_all_in_all(name, base, firsts) for (name, base), firsts in wins.items()]
     return " ".join([*sentences, *total])
 
 

@@ -101,7 +101,9 @@ def inverse_pth_root(
     dtype = compute_dtype(matrix.dtype)
     rows = _coefficients(p, floor, dtype)
     eye = jnp.eye(matrix.shape[-1], dtype=dtype)
-    finite = jnp.isfinite(matrix).all((-2, -1), keepdims=True)
+    # A maximum is compiled in no time; `isfinite(...).all()` is a loop of its own.
+    largest = jnp.abs(matrix).max((-2, -1), keepdims=True, initial=0)
+    finite = jnp.isfinite(largest)
     a = jnp.where(finite, matrix, 0).astype(dtype)
     bound = eigenvalue_bound(a)
     usable = (bound > 0) & (bound < jnp.inf)  # zero for a zero matrix

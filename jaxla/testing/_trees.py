@@ -152,5 +152,5 @@ def check_equinox(factory: Factory) -> None:
         assert_finite(updates, "The updates of an Equinox model")
         new = eqx.apply_updates(model, updates)
         assert bool(jnp.any(new(x) != model(x))), "The update leaves the model as it was."
-        same = optax.tree.map_params(opt, lambda leaf: leaf, state)
+        same = optax.tree.map_params(opt.init, lambda leaf: leaf, state)
         assert_same_types(same, state, "The state under `optax.tree.map_params`")

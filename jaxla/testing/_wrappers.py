@@ -183,10 +183,10 @@ def check_map_params(factory: Factory) -> None:
         "one leaf a parameter in each field that belongs to them, a scalar where there "
         "is nothing to hold, and for at least one leaf in every other field."
     ):
-        same = optax.tree.map_params(run.opt, lambda leaf: leaf, state)
+        same = optax.tree.map_params(run.opt.init, lambda leaf: leaf, state)
         assert_identical(same, state, "The state under the identity")
         where = optax.tree.map_params(
-            run.opt,
+            run.opt.init,
             place,
             state,
             run.params,

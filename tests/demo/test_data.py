@@ -1,3 +1,5 @@
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -120,3 +122,29 @@ def test_tasks(task, shape):
     assert split(dataset, 0).x.max() == 1
     assert dataset.name == task
     assert len(dataset.x) > _data.FEWEST
+
+
+def test_an_entry_that_is_no_array(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("x.npy", "hello")
+        archive.writestr("y.npy", "hello")
+    with pytest.raises(BadData, match=r"`x` in .* is not an array that NumPy wrote"):
+        load_npz(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("begin", [40, 60, 90, 120, 200])
+def test_a_damaged_header(tmp_path, begin):
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, x=X, y=Y)
+    content = bytearray(path.read_bytes())
+    content[begin : begin + 40] = bytes(40)
+    path.write_bytes(bytes(content))
+    with pytest.raises(BadData, match=r"damaged|no array|cannot be read|not an array"):
+        load_npz(path)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-20, 1e20, 1e300])
+def test_the_scale_of_the_features_does_not_matter(scale):
+    plain, scaled = (split(Dataset("", "", x, Y, 3), 0) for x in (X, scale * X))
+    np.testing.assert_allclose(scaled.x, plain.x, rtol=1e-5)
+    np.testing.assert_allclose(scaled.x_valid, plain.x_valid, rtol=1e-5)

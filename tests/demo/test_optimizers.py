@@ -25,9 +25,7 @@ def two_updates(opt):
 def by_hand(name):
     if name == "shampoo":
         blocks = Blocks(size=128, refresh_every=4)
-        return jaxla.optim.shampoo(
-            0.1, b1=0.8, damping=1e-4, weight_decay=1e-4, blocks=blocks
-        )
+        return jaxla.optim.shampoo(0.1, damping=1e-4, weight_decay=1e-4, blocks=blocks)
     return {
         "adamw": optax.adamw(0.1),
         "muon": optax.contrib.muon(0.1, weight_decay=1e-4),

