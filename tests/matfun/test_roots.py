@@ -52,7 +52,8 @@ def test_accuracy_in_float32(p, size):
     assert root.dtype == residual.dtype == np.float32
     assert (residual < 1e-4).all()
     errors = relative_errors(root, desired)
-    assert errors[-1] < 5e-6
+    # Condition 1e2: an inverse may lose as many digits, which is 1.2e-5.
+    assert errors[-1] < (1.2e-5 if p == 1 else 5e-6)
     if p > 1:
         assert (errors < 2e-3).all()
         return
