@@ -29,21 +29,26 @@ version_of() {
 step() {
   local heading=$1 limit=$2 start=$SECONDS status
   shift 2
-  printf '\n=== %s\n' "$heading"
+  printf '\n=== %s (%d s after the start)\n' "$heading" "$SECONDS"
   timeout --kill-after=10 "$limit" "$@" </dev/null 2>&1
   status=$?
+  # On a line of its own, also where the command was cut off in the middle of one.
   case $status in
-    0) echo "--- ok, $((SECONDS - start)) s: $heading" ;;
-    124 | 137) echo "--- FAILED, over its limit of $limit s: $heading" ;;
-    *) echo "--- FAILED with status $status, $((SECONDS - start)) s: $heading" ;;
+    0) printf '\n--- ok' ;;
+    124 | 137) printf '\n--- FAILED at its limit of %d s' "$limit" ;;
+    *) printf '\n--- FAILED with status %d' "$status" ;;
   esac
+  echo ", $((SECONDS - start)) s: $heading"
   [ $status -eq 0 ] || failures+=("$heading")
   return $status
 }
 
-# As step, for a run of pytest, whose closing line it adds up.
+# As step, for a run of pytest, whose closing line it adds up. Two workers, and a
+# compilation cache that the runs of one environment share.
 pytest_step() {
   local log status counts
+  local -x PYTEST_ADDOPTS="-n 2 -q --durations=10" JAX_COMPILATION_CACHE_DIR=$venv/jax-cache
+  local -x JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
   log=$(mktemp)
   # Not a pipe to tee: step would run in a subshell and forget its failure.
   step "$@" > >(tee "$log")

@@ -42,7 +42,9 @@ def eigenvalue_bound(matrix: Float[ArrayLike, "*batch n n"]) -> Float[Array, "*b
     # Entries near 1, so that no eighth power over- or underflows. The bound
     # does not depend on this scale, hence no derivative through it.
     scale = jax.lax.stop_gradient(jnp.where(largest > 0, largest, 1))
-    unit = matrix / scale[..., None, None]
+    # By its root, twice: the reciprocal of a very large scale is flushed to zero.
+    root = jnp.sqrt(scale)[..., None, None]
+    unit = matrix / root / root
     square = matmul(unit, unit)
     total = jnp.sum(matmul(square, square) ** 2, axis=(-2, -1))
     nonzero = jnp.where(total == 0, 1, total)  # NaN must get through

@@ -49,6 +49,7 @@ def inverse_root_coefficients(
         # to nearly zero, which loses digits by cancellation: make it for an
         # interval that is at most 1/CUSHION long. Smaller eigenvalues still rise.
         coefficients, error = minimax_stage(max(low, CUSHION * high), high, p, degree)
+        error *= 1.001  # the grid misses the peaks by less than that
         at_low = low ** (1 / p) * np.polynomial.polynomial.polyval(low, coefficients)
         least, most = min(1 - error, at_low), 1 + error
         # Scale so that the new interval is centred on 1: solve for s in

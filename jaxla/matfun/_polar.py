@@ -127,6 +127,9 @@ def orthogonalize(
     x = x / _nonzero(jnp.abs(x).max((-2, -1), initial=0))
     x = x / _nonzero(jnp.sqrt(eigenvalue_bound(matmul(x.mT, x))))
     for row in coefficients:
+        if len(row) == 1:
+            x = row[0] * x
+            continue
         gram = matmul(x.mT, x)
         # Horner: a x + x (b g + c g^2 + ...) .
         poly = functools.reduce(

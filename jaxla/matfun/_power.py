@@ -84,7 +84,8 @@ def psd_power(
 def _power(a: Array, exponent: Array, least: Array, rcond: Array) -> Array:
     """`a ** exponent` with eigenvalues raised to `least`, or left out by `rcond`."""
     _, vectors, values, kept = _eigh_clamped(a, least, rcond)
-    powers = jnp.where(kept, jnp.where(kept, values, 1) ** exponent, 0)
+    # NaN ** 0 is 1: the last term lets NaN through.
+    powers = jnp.where(kept, jnp.where(kept, values, 1) ** exponent + 0 * values, 0)
     return matmul(vectors * powers[..., None, :], vectors.mT)
 
 

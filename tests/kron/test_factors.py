@@ -75,7 +75,7 @@ def desired_step(leaf, i, size, fn):
 
 def empty_like(factors):
     roots = {size: jnp.zeros_like(x) for size, x in factors.items()}
-    residuals = {size: jnp.full(len(x), jnp.inf) for size, x in factors.items()}
+    residuals = {size: jnp.full(len(x), jnp.inf, x.dtype) for size, x in factors.items()}
     return roots, residuals
 
 

@@ -256,7 +256,7 @@ def test_gradient_beside_a_bad_matrix():
 
 @pytest.mark.parametrize("p", ORDERS)
 def test_num_products_counts_the_products(p):
-    jaxpr = jax.make_jaxpr(lambda a: inverse_pth_root(a, p))(jnp.eye(3))
+    jaxpr = jax.make_jaxpr(lambda a: inverse_pth_root(a, p))(jnp.eye(3, dtype="float32"))
     assert num_products(p) == count_products(jaxpr.jaxpr)
     assert num_products(p, floor=1e-3) < num_products(p)
 
