@@ -108,6 +108,11 @@ def refresh_roots(
     """
     new_roots, new_residuals, rejected = {}, {}, jnp.zeros([], jnp.int32)
     for size, stack in factors.items():
+        if blocks.coupled_order is None:
+            # One factorization after the other: on JAX 0.10 and few cores, two batched
+            # ones side by side can wait forever. Not `optimization_barrier`, which
+            # does not order them on CPU; no count is negative, but XLA cannot know.
+            stack = jnp.where(rejected < 0, 0, stack)
         new_roots[size], new_residuals[size], refused = _refresh_window(
             lambda window: _root(window, blocks, damping),
             (stack, roots[size], residuals[size]),
