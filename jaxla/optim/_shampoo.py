@@ -152,8 +152,9 @@ def shampoo(
     - `weight_decay`: added to the update as `weight_decay * params`, before the
         learning rate, as `optax.adamw` does.
     - `weight_decay_mask`: a tree of booleans, or a function from parameters to
-        one: which parameters decay. Under `optax.inject_hyperparams` give the
-        tree: a function would be taken for a schedule.
+        one: which parameters decay. Under `optax.inject_hyperparams` add
+        `static_args="weight_decay_mask"`: whatever can be called, an Equinox model
+        of booleans too, would be taken for a schedule.
 
     **Returns:**
 
