@@ -16,6 +16,8 @@ import numpy as np
 from jax.typing import DTypeLike
 
 
+_SMALL = 4096  # entries; what is padded to the longest of these costs nothing
+
 matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -25,15 +27,32 @@ def compute_dtype(dtype: DTypeLike) -> np.dtype:
     return np.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else np.dtype(dtype)
 
 
-def norms(arrays: Sequence[jax.Array]) -> jax.Array:
-    """The Euclidean norm of each array, as one vector; not finite where one is not.
+def sums_of_squares(arrays: Sequence[jax.Array]) -> jax.Array:
+    """The sum of squares of each array, as one vector; not finite where one is not.
 
-    Inner products, because they come from a library where a sum of squares is
-    compiled anew for each shape.
+    Large arrays by an inner product, which comes from a library, small ones together
+    in one: a sum of squares by itself is compiled anew for each shape.
     """
-    totals = [jnp.vdot(x, x, precision=jax.lax.Precision.HIGHEST) for x in arrays]
-    widest = max((x.dtype for x in totals), key=lambda dtype: dtype.itemsize)
-    squares = jnp.stack([x.astype(widest) for x in totals])
+    small = [i for i, x in enumerate(arrays) if x.size < _SMALL]
+    large = [i for i, x in enumerate(arrays) if i not in small]
+    widest = max((x.dtype for x in arrays), key=lambda dtype: dtype.itemsize)
+    totals = [
+        jnp.vdot(arrays[i], arrays[i], precision=jax.lax.Precision.HIGHEST) for i in large
+    ]
+    totals = [x.astype(widest)[None] for x in totals]
+    if small:
+        longest = max(arrays[i].size for i in small)
+        rows = [
+            jnp.pad(arrays[i].ravel().astype(widest), (0, longest - arrays[i].size))
+            for i in small
+        ]
+        totals.append(jnp.sum(jnp.stack(rows) ** 2, axis=1))
+    return jnp.concatenate(totals)[np.argsort([*large, *small])]
+
+
+def norms(arrays: Sequence[jax.Array]) -> jax.Array:
+    """The Euclidean norm of each array, as one vector; not finite where one is not."""
+    squares = sums_of_squares(arrays)
     # The square root of an exact zero has no derivative.
     zero = squares == 0
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squares)))

@@ -7,10 +7,12 @@ matrices, left and right, are stacked by size; `Plan.left` and `Plan.right` say
 which part of a stack belongs to which group.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
 from jaxla._dtypes import matmul
@@ -23,7 +25,7 @@ from jaxla.matfun import (
 )
 
 from ._blocks import Blocks
-from ._plan import Group, Plan
+from ._plan import Plan
 from ._stacks import Stacks
 
 
@@ -57,11 +59,14 @@ def gram_factors(stacks: Stacks, plan: Plan) -> Factors:
         [4. 8.]
     """
 
-    def both_sides(group: Group):
-        rows, cols = _row_blocks(stacks[group], group), _col_blocks(stacks[group], group)
-        return matmul(rows, rows.mT), matmul(cols.mT, cols)
-
-    return _stack(plan, both_sides)
+    grams: dict[int, list[Array]] = {size: [] for size in plan.num_factors}
+    for (row_size, col_size), tiles in stacks.items():
+        left, right = plan.factors_of_tiles((row_size, col_size))
+        rows, cols = plan.num_factors[row_size], plan.num_factors[col_size]
+        # A factor sums over the tiles in its row, or column, of blocks.
+        grams[row_size].append(_segment_sum(matmul(tiles, tiles.mT), left, rows))
+        grams[col_size].append(_segment_sum(matmul(tiles.mT, tiles), right, cols))
+    return {size: functools.reduce(jnp.add, sums) for size, sums in grams.items()}
 
 
 def refresh_roots(
@@ -169,14 +174,10 @@ def precondition(
         for size, stack in factors.items()
     }
     out = {}
-    for group, g in stacks.items():
-        shape = g.shape
-        left = applied[group.row_size][plan.left[group]]
-        right = applied[group.col_size][plan.right[group]]
-        g = matmul(left, _row_blocks(g, group)).reshape(shape)
-        g = matmul(_col_blocks(g, group), right)
-        g = g.reshape(shape[0], group.cols, shape[1], group.col_size)
-        out[group] = g.swapaxes(1, 2).reshape(shape)
+    for (row_size, col_size), tiles in stacks.items():
+        left, right = plan.factors_of_tiles((row_size, col_size))
+        tiles = matmul(applied[row_size][left], tiles)
+        out[row_size, col_size] = matmul(tiles, applied[col_size][right])
     return out
 
 
@@ -200,19 +201,9 @@ def per_factor(per_leaf: Float[Array, " leaves"], plan: Plan) -> PerFactor:
         {8: Array([7., 7.], dtype=float32)}
     """
 
-    def both_sides(group: Group):
-        members = plan.groups[group]
-        return tuple(
-            jnp.concatenate(
-                [
-                    jnp.broadcast_to(per_leaf[i], (plan.leaves[i].num_factors[side],))
-                    for i in members
-                ]
-            )
-            for side in (0, 1)
-        )
-
-    return _stack(plan, both_sides)
+    # A spare factor has the index -1, which finds the zero.
+    padded = jnp.concatenate([per_leaf, jnp.zeros(1, per_leaf.dtype)])
+    return {size: padded[plan.owners(size)] for size in plan.num_factors}
 
 
 def roots_per_step(count: int, blocks: Blocks) -> int:
@@ -257,32 +248,8 @@ def root_flops(size: int, blocks: Blocks) -> int:
     return 2 * size**3 * num_products(blocks.coupled_order)
 
 
-def _row_blocks(x: Array, group: Group) -> Array:
-    """Of stacked matrices, the rows that each left block stands for, side by side."""
-    return x.reshape(-1, group.row_size, x.shape[-1])
-
-
-def _col_blocks(x: Array, group: Group) -> Array:
-    """Of stacked matrices, the columns that each right block stands for."""
-    x = x.reshape(*x.shape[:-1], group.cols, group.col_size).swapaxes(1, 2)
-    return x.reshape(-1, *x.shape[2:])
-
-
-def _stack(
-    plan: Plan, both_sides: Callable[[Group], tuple[Array, ...]]
-) -> dict[int, Array]:
-    """Stacks what belongs to left and right factors, by size, in the plan's order."""
-    parts: dict[int, list[Array]] = {size: [] for size in plan.num_factors}
-    for group in plan.groups:
-        left, right = both_sides(group)
-        parts[group.row_size].append(left)
-        parts[group.col_size].append(right)
-    stacks = {}
-    for size, arrays in parts.items():
-        stack = jnp.concatenate(arrays)
-        spare = plan.num_factors[size] - len(stack)
-        stacks[size] = jnp.pad(stack, [(0, spare)] + [(0, 0)] * (stack.ndim - 1))
-    return stacks
+def _segment_sum(tiles: Array, factors: np.ndarray, num_factors: int) -> Array:
+    return jax.ops.segment_sum(tiles, factors, num_factors)
 
 
 def _root(window: Array, blocks: Blocks, damping: ScalarLike) -> InverseRoot:
@@ -325,7 +292,7 @@ def _refresh_window(
             for x, y in zip(stacks[1:], kept, strict=True)
         ]
         # A factor without any statistics yet is not to be counted.
-        asked = _trace(factors) != 0
+        asked = jnp.abs(factors).max((-2, -1)) != 0
         return *updated, jnp.sum(asked & ~accept, dtype=jnp.int32)
 
     def keep(stacks):

@@ -39,7 +39,7 @@ def graft(direction: Any, magnitude: Any) -> Any:
     leaves, tree = jax.tree.flatten(direction)
     if not leaves:
         return direction
-    size, norm = norms(jax.tree.leaves(magnitude)), norms(leaves)
+    size, norm = jnp.split(norms([*jax.tree.leaves(magnitude), *leaves]), 2)
     ratio = jnp.where(norm > 0, size / jnp.where(norm > 0, norm, 1), 0)
     scaled = [x * r.astype(x.dtype) for x, r in zip(leaves, ratio, strict=True)]
     return tree.unflatten(scaled)

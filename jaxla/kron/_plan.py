@@ -10,15 +10,16 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ._blocks import Axes, Blocks, Rule
 
 
 class Group(NamedTuple):
-    """What parameters must have in common to be stacked: one batched call serves them.
+    """How a matrix is cut: into `rows` by `cols` tiles of `row_size` by `col_size`.
 
-    A matrix of a group has `rows * row_size` rows and `cols * col_size` columns:
-    its left factor has `rows` diagonal blocks of `row_size`, its right factor
-    `cols` blocks of `col_size`.
+    Its left factor has `rows` diagonal blocks of `row_size`, its right factor `cols`
+    blocks of `col_size`. Parameters that are cut alike make a group.
     """
 
     rows: int
@@ -29,6 +30,9 @@ class Group(NamedTuple):
 
 _NO_GROUP = Group(0, 0, 0, 0)
 
+TileSize = tuple[int, int]
+"""The rows and columns of a tile: the sizes of its left and of its right factor."""
+
 
 @dataclasses.dataclass(frozen=True)
 class LeafPlan:
@@ -38,7 +42,7 @@ class LeafPlan:
     - `matrix_shape`: `(batch, m, n)` of these matrices.
     - `part`: the rows of the matrix that a left block stands for, and the columns
         that a right block stands for; up to the size of the block, the rest is zero.
-    - `group`: the parameters that it is stacked with.
+    - `group`: how many blocks there are, and their sizes.
     """
 
     path: str
@@ -53,6 +57,11 @@ class LeafPlan:
         """The number of left and of right blocks."""
         batch = self.matrix_shape[0]
         return batch * self.group.rows, batch * self.group.cols
+
+    @property
+    def num_tiles(self) -> int:
+        """The number of tiles, each in a row and in a column of blocks."""
+        return self.matrix_shape[0] * self.group.rows * self.group.cols
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +80,39 @@ class Plan:
     left: dict[Group, slice]
     right: dict[Group, slice]
     num_factors: dict[int, int]
+
+    def stack_members(self) -> dict[TileSize, list[int]]:
+        """The leaves whose tiles are stacked, in this order, for each size of tile."""
+        members: dict[TileSize, list[int]] = {}
+        for group, indices in self.groups.items():
+            members.setdefault((group.row_size, group.col_size), []).extend(indices)
+        return members
+
+    def factors_of_tiles(self, size: TileSize) -> tuple[np.ndarray, np.ndarray]:
+        """For each tile of a stack, which left and which right factor it has."""
+        pairs = []
+        for group, indices in self.groups.items():
+            if (group.row_size, group.col_size) == size:
+                matrices = sum(self.leaves[i].matrix_shape[0] for i in indices)
+                # Tiles lie in the order matrix, row, column.
+                matrix, row, col = np.indices((matrices, group.rows, group.cols))
+                left = self.left[group].start + matrix * group.rows + row
+                right = self.right[group].start + matrix * group.cols + col
+                pairs.append(np.stack([left.ravel(), right.ravel()]))
+        left, right = np.concatenate(pairs, axis=1)
+        return left, right
+
+    def owners(self, size: int) -> np.ndarray:
+        """For each factor of a stack, the leaf it belongs to; -1 for a spare one."""
+        owners = np.full(self.num_factors[size], -1)
+        for group, indices in self.groups.items():
+            matrices = [self.leaves[i].matrix_shape[0] for i in indices]
+            leaves = np.repeat(indices, matrices)
+            if group.row_size == size:
+                owners[self.left[group]] = np.repeat(leaves, group.rows)
+            if group.col_size == size:
+                owners[self.right[group]] = np.repeat(leaves, group.cols)
+        return owners
 
 
 def make_plan(paths: Sequence[str], leaves: Sequence[Any], blocks: Blocks) -> Plan:

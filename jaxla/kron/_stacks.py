@@ -1,18 +1,18 @@
-"""Stacking parameters of one group, padded to whole blocks, and back."""
+"""Cutting parameters into tiles, stacked by their size, and back."""
 
 from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._plan import Group, LeafPlan, Plan
+from ._plan import LeafPlan, Plan, TileSize
 
 
-Stacks = dict[Group, Float[Array, "matrices m n"]]
+Stacks = dict[TileSize, Float[Array, "tiles row_size col_size"]]
 
 
 def to_stacks(leaves: Sequence[Float[Array, "..."]], plan: Plan) -> Stacks:
-    """Reads the parameters of a plan as matrices, and stacks those of each group.
+    """Reads the parameters of a plan as matrices, and stacks their tiles by size.
 
     **Arguments:**
 
@@ -22,8 +22,9 @@ def to_stacks(leaves: Sequence[Float[Array, "..."]], plan: Plan) -> Stacks:
 
     **Returns:**
 
-    For each group a `(matrices, rows * row_size, cols * col_size)` array. Blocks
-    are padded with zeros.
+    A dictionary from `(row_size, col_size)` to a `(tiles, row_size, col_size)` array:
+    parameters as `Plan.stack_members` has them, and of each its tiles in the
+    order matrix, row, column. Tiles are padded with zeros.
 
     **Differentiation:** linear; [`jaxla.kron.from_stacks`][] is its left inverse.
 
@@ -32,17 +33,18 @@ def to_stacks(leaves: Sequence[Float[Array, "..."]], plan: Plan) -> Stacks:
         >>> import jax.numpy as jnp
         >>> weight = jnp.ones((20, 12))
         >>> plan = jaxla.kron.make_plan(["w"], [weight], jaxla.kron.Blocks(size=16))
-        >>> [stack.shape for stack in jaxla.kron.to_stacks([weight], plan).values()]
-        [(1, 32, 16)]
+        >>> stacks = jaxla.kron.to_stacks([weight], plan)
+        >>> {size: stack.shape for size, stack in stacks.items()}
+        {(16, 16): (2, 16, 16)}
     """
     return {
-        group: jnp.concatenate([_to_matrices(leaves[i], plan.leaves[i]) for i in members])
-        for group, members in plan.groups.items()
+        size: jnp.concatenate([_to_tiles(leaves[i], plan.leaves[i]) for i in members])
+        for size, members in plan.stack_members().items()
     }
 
 
 def from_stacks(stacks: Stacks, plan: Plan) -> dict[int, Float[Array, "..."]]:
-    """Gives the parameters in a plan's stacks their own shapes again.
+    """Puts the tiles in a plan's stacks together again.
 
     **Arguments:**
 
@@ -64,29 +66,28 @@ def from_stacks(stacks: Stacks, plan: Plan) -> dict[int, Float[Array, "..."]]:
         (20, 12)
     """
     leaves = {}
-    for group, members in plan.groups.items():
+    for size, members in plan.stack_members().items():
         begin = 0
         for i in members:
-            end = begin + plan.leaves[i].matrix_shape[0]
-            leaves[i] = _from_matrices(stacks[group][begin:end], plan.leaves[i])
+            end = begin + plan.leaves[i].num_tiles
+            leaves[i] = _from_tiles(stacks[size][begin:end], plan.leaves[i])
             begin = end
     return leaves
 
 
-def _to_matrices(x: Array, leaf: LeafPlan) -> Array:
+def _to_tiles(x: Array, leaf: LeafPlan) -> Array:
     batch, m, n = leaf.matrix_shape
     (rows, row_size, cols, col_size), (t, u) = leaf.group, leaf.part
     x = x.transpose(_axis_order(leaf)).reshape(batch, m, n)
     x = jnp.pad(x, ((0, 0), (0, rows * t - m), (0, cols * u - n)))
-    x = x.reshape(batch, rows, t, cols, u)
-    pad = ((0, 0), (0, 0), (0, row_size - t), (0, 0), (0, col_size - u))
-    return jnp.pad(x, pad).reshape(batch, rows * row_size, cols * col_size)
+    x = x.reshape(batch, rows, t, cols, u).swapaxes(2, 3).reshape(-1, t, u)
+    return jnp.pad(x, ((0, 0), (0, row_size - t), (0, col_size - u)))
 
 
-def _from_matrices(x: Array, leaf: LeafPlan) -> Array:
+def _from_tiles(x: Array, leaf: LeafPlan) -> Array:
     batch, m, n = leaf.matrix_shape
-    (rows, row_size, cols, col_size), (t, u) = leaf.group, leaf.part
-    x = x.reshape(batch, rows, row_size, cols, col_size)[:, :, :t, :, :u]
+    (rows, _, cols, _), (t, u) = leaf.group, leaf.part
+    x = x[:, :t, :u].reshape(batch, rows, cols, t, u).swapaxes(2, 3)
     x = x.reshape(batch, rows * t, cols * u)[:, :m, :n]
     order = _axis_order(leaf)
     x = x.reshape([leaf.shape[axis] for axis in order])

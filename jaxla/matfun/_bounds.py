@@ -45,9 +45,14 @@ def eigenvalue_bound(matrix: Float[ArrayLike, "*batch n n"]) -> Float[Array, "*b
     # By its root, twice: the reciprocal of a very large scale is flushed to zero.
     root = jnp.sqrt(scale)[..., None, None]
     unit = matrix / root / root
-    square = matmul(unit, unit)
+    return scale * bound_of_scaled(unit)
+
+
+def bound_of_scaled(matrix: Array) -> Array:
+    """`eigenvalue_bound` of a matrix whose eighth powers do not over- or underflow."""
+    square = matmul(matrix, matrix)
     total = jnp.sum(matmul(square, square) ** 2, axis=(-2, -1))
     nonzero = jnp.where(total == 0, 1, total)  # NaN must get through
     # The last factor outweighs the rounding of the products.
     safety = 1 + 16 * jnp.finfo(matrix.dtype).eps
-    return jnp.where(total == 0, 0, safety * scale * nonzero ** (1 / 8))
+    return jnp.where(total == 0, 0, safety * nonzero ** (1 / 8))

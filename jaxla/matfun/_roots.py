@@ -20,7 +20,7 @@ from jaxtyping import Array, ArrayLike, Float, ScalarLike
 from jaxla._dtypes import compute_dtype, matmul
 from jaxla._errors import as_square_matrix, check_int
 
-from ._bounds import eigenvalue_bound
+from ._bounds import bound_of_scaled
 from ._minimax import Coefficients, inverse_root_coefficients
 
 
@@ -102,30 +102,29 @@ def inverse_pth_root(
     rows = _coefficients(p, floor, dtype)
     eye = jnp.eye(matrix.shape[-1], dtype=dtype)
     # A maximum is compiled in no time; `isfinite(...).all()` is a loop of its own.
-    largest = jnp.abs(matrix).max((-2, -1), keepdims=True, initial=0)
-    finite = jnp.isfinite(largest)
-    a = jnp.where(finite, matrix, 0).astype(dtype)
-    bound = eigenvalue_bound(a)
-    usable = (bound > 0) & (bound < jnp.inf)  # zero for a zero matrix
-    bound = jnp.where(usable, bound, 1)
-    shift = (damping * bound).astype(dtype)
-    # A power of two, so that dividing by it rounds nothing. The root does not
+    largest = jnp.abs(matrix).max((-2, -1), keepdims=True, initial=0).astype(dtype)
+    usable = (largest > 0) & (largest < jnp.inf)  # zero for a zero matrix
+    # Powers of two, so that scaling by them rounds nothing. The root does not
     # depend on the scale, hence no derivative through it.
-    scale = jax.lax.stop_gradient(jnp.exp2(jnp.ceil(jnp.log2(bound + shift))))
-    a = jnp.where(usable[..., None, None], a + shift[..., None, None] * eye, eye)
+    unit = _next_power(jnp.where(usable, largest, 1))
+    a = jnp.where(usable, matrix, 0).astype(dtype) / unit
+    bound = bound_of_scaled(a)[..., None, None]
+    shift = jnp.where(usable, jnp.asarray(damping).astype(dtype) * bound, 1)
+    scale = _next_power(jnp.where(usable, bound, 0) + shift)
 
     def stage(carry, c):
         x, m = carry
         t = c[0] * eye + c[1] * m + c[2] * matmul(m, m)
         return (matmul(x, t), _power_times(t, p, m)), None
 
-    start = (jnp.broadcast_to(eye, a.shape), a / scale[..., None, None])
+    start = (jnp.broadcast_to(eye, a.shape), (a + shift * eye) / scale)
     (x, m), _ = jax.lax.scan(stage, start, jnp.array(rows, dtype))
-    residual = _frobenius(m - eye)
-    rescale = scale ** (-1 / p)
+    residual, norm = _frobenius(m - eye), _frobenius(x)
+    rescale = unit ** (-1 / p) * scale ** (-1 / p)
     # A finite norm: no entry has overflown, nor will it when it is rescaled.
-    good = usable & jnp.isfinite(residual) & jnp.isfinite(_frobenius(x) * rescale)
-    root = jnp.where(good[..., None, None], x * rescale[..., None, None], 0)
+    usable, by = usable[..., 0, 0], rescale[..., 0, 0]
+    good = usable & jnp.isfinite(residual) & jnp.isfinite(norm * by)
+    root = jnp.where(good[..., None, None], x * rescale, 0)
     return InverseRoot(root.astype(matrix.dtype), jnp.where(good, residual, jnp.inf))
 
 
@@ -170,6 +169,14 @@ def _power_times(t: Array, p: int, m: Array) -> Array:
         if p:
             t = matmul(t, t)
     return m
+
+
+def _next_power(x: Array) -> Array:
+    """A power of two from `x` to `2 x`; such that its reciprocal is normal, too."""
+    info = jnp.finfo(x.dtype)
+    x = 1.5 * jnp.clip(jax.lax.stop_gradient(x), 4 * info.tiny, info.max / 8)
+    # With no bit of the mantissa left it rounds to 2^k: exactly, as `exp2` does not.
+    return jax.lax.reduce_precision(x, info.nexp, 0)
 
 
 def _frobenius(x: Array) -> Array:

@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import ScalarLike
 
 from jaxla import kron
-from jaxla._dtypes import compute_dtype, norms
+from jaxla._dtypes import compute_dtype, sums_of_squares
 from jaxla._errors import check_choice
 
 from ._describe import record_plan
@@ -338,8 +338,8 @@ def _precondition(
 def _refuse_nonfinite(leaves):
     """The gradients to compute with, zero where refused, and which are finite."""
     grads = [leaf.astype(compute_dtype(leaf.dtype)) for leaf in leaves]
-    # A finite norm: no entry of a Gram matrix will overflow either.
-    finite = jnp.isfinite(norms(grads))
+    # A finite sum of squares: no entry of a Gram matrix will overflow either.
+    finite = jnp.isfinite(sums_of_squares(grads))
     return [jnp.where(ok, g, 0) for ok, g in zip(finite, grads, strict=True)], finite
 
 

@@ -176,14 +176,28 @@ def test_roots_are_applied_as_they_are(getkey):
     options = {"plan": plan, "blocks": blocks, "damping": 0.1}
     apply = jax.jit(lambda *arrays: kron.precondition(*arrays, **options))
     out = apply(stacks, factors, roots, accepted)
-    for group, stack in stacks.items():
-        left = np.asarray(roots[group.row_size][plan.left[group]], "float64")
-        right = np.asarray(roots[group.col_size][plan.right[group]], "float64")
-        lefts = left.reshape(-1, group.rows, *left.shape[1:])
-        rights = right.reshape(-1, group.cols, *right.shape[1:])
-        for g, ls, rs, actual in zip(stack, lefts, rights, out[group], strict=True):
-            desired = dense_of(ls) @ np.asarray(g, "float64") @ dense_of(rs)
-            assert_close(actual, desired, amplification=10)
+    steps = kron.from_stacks(out, plan)
+    for i in MATRICES:
+        leaf, group = plan.leaves[i], plan.leaves[i].group
+        # The members of a group before this one, from which its place follows.
+        members = plan.groups[group]
+        before = members[: members.index(i)]
+        begin = sum(plan.leaves[k].matrix_shape[0] for k in before)
+        desired = []
+        for k, g in enumerate(matrices_of(leaves[i], i), start=begin):
+            sides = []
+            for place, size, count, part, length in [
+                (plan.left[group], group.row_size, group.rows, leaf.part[0], len(g)),
+                (plan.right[group], group.col_size, group.cols, leaf.part[1], len(g.T)),
+            ]:
+                first = place.start + k * count
+                own = np.asarray(roots[size][first : first + count], "float64")
+                dense = dense_of(own[:, :part, :part])
+                sides.append(dense[:length, :length])
+            desired.append(sides[0] @ g @ sides[1])
+        desired = np.array(desired)
+        desired = desired.swapaxes(1, 2) if i == 4 else desired
+        assert_close(steps[i], desired.reshape(leaves[i].shape), amplification=10)
 
 
 def dense_of(blocks):
