@@ -34,7 +34,7 @@ def sums_of_squares(arrays: Sequence[jax.Array]) -> jax.Array:
     in one: a sum of squares by itself is compiled anew for each shape.
     """
     small = [i for i, x in enumerate(arrays) if x.size < _SMALL]
-    large = [i for i, x in enumerate(arrays) if i not in small]
+    large = [i for i, x in enumerate(arrays) if x.size >= _SMALL]
     widest = max((x.dtype for x in arrays), key=lambda dtype: dtype.itemsize)
     totals = [
         jnp.vdot(arrays[i], arrays[i], precision=jax.lax.Precision.HIGHEST) for i in large

@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
 from jaxla._dtypes import matmul
@@ -64,8 +63,8 @@ def gram_factors(stacks: Stacks, plan: Plan) -> Factors:
         left, right = plan.factors_of_tiles((row_size, col_size))
         rows, cols = plan.num_factors[row_size], plan.num_factors[col_size]
         # A factor sums over the tiles in its row, or column, of blocks.
-        grams[row_size].append(_segment_sum(matmul(tiles, tiles.mT), left, rows))
-        grams[col_size].append(_segment_sum(matmul(tiles.mT, tiles), right, cols))
+        grams[row_size].append(jax.ops.segment_sum(matmul(tiles, tiles.mT), left, rows))
+        grams[col_size].append(jax.ops.segment_sum(matmul(tiles.mT, tiles), right, cols))
     return {size: functools.reduce(jnp.add, sums) for size, sums in grams.items()}
 
 
@@ -246,10 +245,6 @@ def root_flops(size: int, blocks: Blocks) -> int:
     if blocks.coupled_order is None:
         return 11 * size**3
     return 2 * size**3 * num_products(blocks.coupled_order)
-
-
-def _segment_sum(tiles: Array, factors: np.ndarray, num_factors: int) -> Array:
-    return jax.ops.segment_sum(tiles, factors, num_factors)
 
 
 def _root(window: Array, blocks: Blocks, damping: ScalarLike) -> InverseRoot:

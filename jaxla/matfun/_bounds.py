@@ -39,13 +39,21 @@ def eigenvalue_bound(matrix: Float[ArrayLike, "*batch n n"]) -> Float[Array, "*b
     matrix = as_square_matrix("matrix", matrix)
     matrix = matrix.astype(compute_dtype(matrix.dtype))
     largest = jnp.abs(matrix).max((-2, -1), initial=0)
-    # Entries near 1, so that no eighth power over- or underflows. The bound
-    # does not depend on this scale, hence no derivative through it.
-    scale = jax.lax.stop_gradient(jnp.where(largest > 0, largest, 1))
-    # By its root, twice: the reciprocal of a very large scale is flushed to zero.
-    root = jnp.sqrt(scale)[..., None, None]
-    unit = matrix / root / root
-    return scale * bound_of_scaled(unit)
+    # Entries near 1, so that no eighth power over- or underflows.
+    unit = next_power_of_two(largest)
+    return unit * bound_of_scaled(matrix / unit[..., None, None])
+
+
+def next_power_of_two(x: Array) -> Array:
+    """A power of two from `x` to `2 x`; such that its reciprocal is normal, too.
+
+    Scaling by it rounds nothing. For scales that a result does not depend on: no
+    derivative goes through it.
+    """
+    info = jnp.finfo(x.dtype)
+    x = 1.5 * jnp.clip(jax.lax.stop_gradient(x), 4 * info.tiny, info.max / 8)
+    # With no bit of the mantissa left it rounds to 2^k: exactly, as `exp2` does not.
+    return jax.lax.reduce_precision(x, info.nexp, 0)
 
 
 def bound_of_scaled(matrix: Array) -> Array:

@@ -20,7 +20,7 @@ from jaxtyping import Array, ArrayLike, Float, ScalarLike
 from jaxla._dtypes import compute_dtype, matmul
 from jaxla._errors import as_square_matrix, check_int
 
-from ._bounds import bound_of_scaled
+from ._bounds import bound_of_scaled, next_power_of_two
 from ._minimax import Coefficients, inverse_root_coefficients
 
 
@@ -104,13 +104,11 @@ def inverse_pth_root(
     # A maximum is compiled in no time; `isfinite(...).all()` is a loop of its own.
     largest = jnp.abs(matrix).max((-2, -1), keepdims=True, initial=0).astype(dtype)
     usable = (largest > 0) & (largest < jnp.inf)  # zero for a zero matrix
-    # Powers of two, so that scaling by them rounds nothing. The root does not
-    # depend on the scale, hence no derivative through it.
-    unit = _next_power(jnp.where(usable, largest, 1))
+    unit = next_power_of_two(jnp.where(usable, largest, 1))
     a = jnp.where(usable, matrix, 0).astype(dtype) / unit
     bound = bound_of_scaled(a)[..., None, None]
     shift = jnp.where(usable, jnp.asarray(damping).astype(dtype) * bound, 1)
-    scale = _next_power(jnp.where(usable, bound, 0) + shift)
+    scale = next_power_of_two(jnp.where(usable, bound, 0) + shift)
 
     def stage(carry, c):
         x, m = carry
@@ -169,14 +167,6 @@ def _power_times(t: Array, p: int, m: Array) -> Array:
         if p:
             t = matmul(t, t)
     return m
-
-
-def _next_power(x: Array) -> Array:
-    """A power of two from `x` to `2 x`; such that its reciprocal is normal, too."""
-    info = jnp.finfo(x.dtype)
-    x = 1.5 * jnp.clip(jax.lax.stop_gradient(x), 4 * info.tiny, info.max / 8)
-    # With no bit of the mantissa left it rounds to 2^k: exactly, as `exp2` does not.
-    return jax.lax.reduce_precision(x, info.nexp, 0)
 
 
 def _frobenius(x: Array) -> Array:
