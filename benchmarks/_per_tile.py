@@ -7,6 +7,7 @@ by giving the optimizer each parameter as a `(rows, m, cols, n)` array whose axe
 and 2 are batch axes.
 """
 
+import dataclasses
 import math
 
 import jax
@@ -33,7 +34,7 @@ def per_tile(blocks: Blocks, make) -> optax.GradientTransformationExtraArgs:
     - `blocks`: without rules.
     - `make`: from blocks to an optimizer whose parameters have at most two axes.
     """
-    inner = make(Blocks(size=blocks.size, refresh_every=blocks.refresh_every, rules=rule))
+    inner = make(dataclasses.replace(blocks, rules=rule))
 
     def tile(tree):
         return jax.tree.map(lambda x: to_tiles(x, blocks.size), tree)

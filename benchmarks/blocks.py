@@ -47,7 +47,7 @@ class Variant:
     def transformation(self) -> optax.GradientTransformation:
         if self.kind == "adam":
             return optax.scale_by_adam(b2=0.99)
-        blocks = Blocks(size=self.size)
+        blocks = Blocks(size=self.size, eager_steps=4)
         make = lambda blocks: jaxla.optim.scale_by_shampoo(blocks=blocks)
         return make(blocks) if self.kind == "shared" else per_tile(blocks, make)
 

@@ -8,15 +8,12 @@ inverse root at condition 1e4.
 """
 
 import functools
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-
-_SMALL = 4096  # entries; what is padded to the longest of these costs nothing
 
 matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
@@ -27,32 +24,24 @@ def compute_dtype(dtype: DTypeLike) -> np.dtype:
     return np.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else np.dtype(dtype)
 
 
-def sums_of_squares(arrays: Sequence[jax.Array]) -> jax.Array:
-    """The sum of squares of each array, as one vector; not finite where one is not.
-
-    Large arrays by an inner product, which comes from a library, small ones together
-    in one: a sum of squares by itself is compiled anew for each shape.
-    """
-    small = [i for i, x in enumerate(arrays) if x.size < _SMALL]
-    large = [i for i, x in enumerate(arrays) if x.size >= _SMALL]
-    widest = max((x.dtype for x in arrays), key=lambda dtype: dtype.itemsize)
-    totals = [
-        jnp.vdot(arrays[i], arrays[i], precision=jax.lax.Precision.HIGHEST) for i in large
-    ]
-    totals = [x.astype(widest)[None] for x in totals]
-    if small:
-        longest = max(arrays[i].size for i in small)
-        rows = [
-            jnp.pad(arrays[i].ravel().astype(widest), (0, longest - arrays[i].size))
-            for i in small
-        ]
-        totals.append(jnp.sum(jnp.stack(rows) ** 2, axis=1))
-    return jnp.concatenate(totals)[np.argsort([*large, *small])]
+def sum_of_squares(x: jax.Array) -> jax.Array:
+    """The sum of the squares of all entries; not finite where one is not."""
+    rows = jax.lax.optimization_barrier(jnp.sum(_as_matrix(x) ** 2, 1))
+    return jnp.sum(_as_matrix(rows))
 
 
-def norms(arrays: Sequence[jax.Array]) -> jax.Array:
-    """The Euclidean norm of each array, as one vector; not finite where one is not."""
-    squares = sums_of_squares(arrays)
+def norm(x: jax.Array) -> jax.Array:
+    """The Euclidean norm of all entries; not finite where one is not."""
+    total = sum_of_squares(x)
     # The square root of an exact zero has no derivative.
-    zero = squares == 0
-    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squares)))
+    return jnp.where(total == 0, 0, jnp.sqrt(jnp.where(total == 0, 1, total)))
+
+
+def _as_matrix(x: jax.Array) -> jax.Array:
+    """All entries as a matrix of 4096 or more, if need be with zeros.
+
+    On CPU what sums a matrix comes from a library; what sums a short vector is
+    compiled anew for each length.
+    """
+    cols = max(64, -(-x.size // 64))
+    return jnp.pad(x.ravel(), (0, 64 * cols - x.size)).reshape(64, cols)

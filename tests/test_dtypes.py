@@ -1,49 +1,44 @@
-"""Sums of squares, which are taken in two ways by the size of the array."""
+"""Sums of squares, which are taken over an array's entries as a padded matrix."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxla._dtypes import norms, sums_of_squares
-from jaxla.kron import graft
-from tests.helpers import assert_close
+from jaxla._dtypes import norm, sum_of_squares
 
 
-SHAPES = [(70, 70), (3,), (64, 64), (), (4095,), (5, 2), (4097,)]  # 4096 divides them
+SHAPES = [(70, 70), (3,), (64, 64), (), (4095,), (5, 2), (4097,), (2, 3, 4), (0, 3)]
 
 
-def some_arrays(shift):
-    """Each with a size of its own, so that none can stand for another."""
-    rng = np.random.default_rng(shift)
-    return [
-        jnp.asarray((i + 1 + shift) * rng.standard_normal(shape), "float32")
-        for i, shape in enumerate(SHAPES)
-    ]
+def some_array(shape):
+    rng = np.random.default_rng(0)
+    return jnp.asarray(1 + rng.standard_normal(shape), "float32")
 
 
 @pytest.mark.usefixtures("strict")
-def test_small_and_large_arrays_keep_their_places():
-    arrays = some_arrays(0)
-    desired = [np.sum(np.asarray(x, "float64") ** 2) for x in arrays]
-    # Each by itself: a sum of 5,000 squares in float32 is good to 1e-6.
-    np.testing.assert_allclose(jax.jit(sums_of_squares)(arrays), desired, rtol=1e-5)
-    np.testing.assert_allclose(jax.jit(norms)(arrays), np.sqrt(desired), rtol=1e-5)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_entry_counts_once(shape):
+    x = some_array(shape)
+    desired = np.sum(np.asarray(x, "float64") ** 2)
+    # A sum of 5,000 squares in float32 is good to 1e-6.
+    np.testing.assert_allclose(jax.jit(sum_of_squares)(x), desired, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(norm)(x), np.sqrt(desired), rtol=1e-5)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
-@pytest.mark.parametrize("place", range(len(SHAPES)))
-def test_one_that_is_not_finite_touches_no_other(place, bad):
-    arrays = some_arrays(0)
-    arrays[place] = arrays[place].at[(-1,) * arrays[place].ndim].set(bad)
-    finite = np.isfinite(sums_of_squares(arrays))
-    assert finite.tolist() == [i != place for i in range(len(SHAPES))]
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if 0 not in shape])
+def test_one_bad_entry_shows(shape, bad):
+    total = jax.jit(sum_of_squares)
+    x = some_array(shape)
+    assert jnp.isfinite(total(x))
+    for place in {0, x.size // 2, x.size - 1}:
+        assert not jnp.isfinite(total(x.ravel().at[place].set(bad).reshape(shape)))
 
 
-def test_grafting_of_small_beside_large_arrays():
-    direction, magnitude = some_arrays(1), some_arrays(2)
-    for actual, d, m in zip(
-        jax.jit(graft)(direction, magnitude), direction, magnitude, strict=True
-    ):
-        d, m = np.asarray(d, "float64"), np.asarray(m, "float64")
-        assert_close(actual, d * np.linalg.norm(m) / np.linalg.norm(d), amplification=10)
+def test_derivatives(getkey):
+    x, v = (jax.random.normal(getkey(), (5, 3)) for _ in range(2))
+    _, tangent = jax.jvp(norm, (x,), (v,))
+    np.testing.assert_allclose(tangent, np.vdot(x, v) / np.linalg.norm(x), rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(norm)(x), x / np.linalg.norm(x), rtol=1e-5)
+    assert (jax.grad(norm)(jnp.zeros(3)) == 0).all()

@@ -22,7 +22,7 @@ from ._optimizers import OPTIMIZERS
 
 
 HIDDEN = (256, 128)
-LOOK_AFTER = 1280  # examples: every 10 steps at batch 128, every step at batch 1000
+LOOK_AFTER = 640  # examples: every 5 steps at batch 128, every step at batch 1000
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from ._averages import debiased_weight as debiased_weight, update_mean as update
 from ._blocks import Axes as Axes, Blocks as Blocks
 from ._factors import (
     gram_factors as gram_factors,
+    has_roots as has_roots,
     per_factor as per_factor,
     precondition as precondition,
     refresh_roots as refresh_roots,
@@ -23,7 +24,6 @@ from ._factors import (
 )
 from ._grafting import graft as graft
 from ._plan import (
-    Group as Group,
     LeafPlan as LeafPlan,
     make_plan as make_plan,
     Plan as Plan,

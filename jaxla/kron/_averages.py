@@ -4,7 +4,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, ScalarLike
 
 
-def debiased_weight(decay: ScalarLike, step: Int[Array, "..."]) -> Float[Array, "..."]:
+def debiased_weight(
+    decay: ScalarLike | Float[Array, "..."], step: Int[Array, "..."]
+) -> Float[Array, "..."]:
     r"""The weight of the newest term in a bias-corrected exponential average.
 
     With $m_t = \beta m_{t-1} + (1 - \beta) g_t$ and $\hat m_t = m_t / (1 - \beta^t)$,
@@ -22,7 +24,8 @@ def debiased_weight(decay: ScalarLike, step: Int[Array, "..."]) -> Float[Array, 
 
     **Returns:**
 
-    A `float32` array of the shape of `step`: weights are good to about 1e-7.
+    A `float32` array of the shape to which `decay` and `step` broadcast. Weights are
+    good to about 1e-7.
 
     !!! example
 
@@ -48,7 +51,8 @@ def update_mean(
 
     - `mean`, `new`: arrays of one shape.
     - `weight`: broadcast from the left: one weight for each entry of the leading
-        axes. At weight zero the average stays as it is, bit for bit.
+        axes. At weight zero the average stays as it is, bit for bit, whatever
+        the new term may be.
 
     **Returns:**
 
@@ -63,5 +67,6 @@ def update_mean(
     """
     weight = weight.reshape(weight.shape + (1,) * (mean.ndim - weight.ndim))
     dtype = new.dtype
-    old = mean.astype(dtype)
-    return (old + weight.astype(dtype) * (new - old)).astype(mean.dtype)
+    old, weight = mean.astype(dtype), weight.astype(dtype)
+    moved = old + weight * (new - old)
+    return jnp.where(weight == 0, old, moved).astype(mean.dtype)

@@ -60,6 +60,9 @@ class Blocks:
         less on padding and compile longer.
     - `refresh_every`: the steps in which every root is computed anew once. The
         work is spread evenly over these steps.
+    - `eager_steps`: in each of so many steps at the start, every root is renewed.
+        A young average changes most: a short run gains much, a long one little.
+        These steps are slow, and there is another batched call to compile.
     - `exponent`: the power $e$ in $L^{-e} G R^{-e}$: 1/4 is Shampoo, 1/2 and 1
         are its square and its Hessian form. If `1/exponent` is an integer up to 8,
         roots come from products ([`jaxla.matfun.inverse_pth_root`][]).
@@ -86,6 +89,7 @@ class Blocks:
     size: int = 128
     classes: int = 3
     refresh_every: int = 10
+    eager_steps: int = 0
     exponent: float | int = 1 / 4
     normalize_trace: bool = False
     root: str = "auto"
@@ -98,6 +102,7 @@ class Blocks:
             raise ValueError(f"`size` must be a multiple of 8; got {self.size}.")
         check_int("classes", self.classes, low=1)
         check_int("refresh_every", self.refresh_every, low=1)
+        check_int("eager_steps", self.eager_steps, low=0)
         check_int("shards", self.shards, low=1)
         check_choice("root", self.root, ("auto", "coupled", "eigh"))
         if not isinstance(self.exponent, (int, float)) or not self.exponent > 0:

@@ -3,8 +3,8 @@ r"""Kronecker factors of blocks: statistics, staggered roots, preconditioning.
 For a matrix with gradient $G$, Shampoo keeps averages $L$ of $G G^\top$ and $R$ of
 $G^\top G$ and steps along $L^{-e} G R^{-e}$. Here $L$ and $R$ are block diagonal:
 only the diagonal blocks of $G G^\top$ and $G^\top G$ are kept. The blocks of all
-matrices, left and right, are stacked by size; `Plan.left` and `Plan.right` say
-which part of a stack belongs to which group.
+matrices, left and right, are stacked by size; each `LeafPlan` says where in these
+stacks its own are.
 """
 
 import functools
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, ScalarLike
+from jaxtyping import Array, Bool, Float, ScalarLike
 
 from jaxla._dtypes import matmul
 from jaxla.matfun import (
@@ -81,9 +81,10 @@ def refresh_roots(
     r"""Computes the roots $L^{-e}$ whose turn it is, and keeps the others.
 
     Step `count` serves every `refresh_every`-th part of each stack, so that no
-    step is slow and each root is renewed once in `refresh_every` steps. A new root
-    whose residual is above `tolerance`, or not finite, is rejected and the old
-    one stays.
+    step is slow and each root is renewed once in `refresh_every` steps; the first
+    `eager_steps` serve all. A new root whose residual is above `tolerance`, or not
+    finite, is rejected and the old one stays. A factor that is zero, because it has
+    no statistics yet, gets a root of zero with a residual of zero.
 
     **Arguments:**
 
@@ -98,7 +99,8 @@ def refresh_roots(
 
     The roots, their residuals, and the number of roots rejected in this step.
 
-    **Cost:** at most `ceil(factors / refresh_every)` roots of each size.
+    **Cost:** at most `ceil(factors / refresh_every)` roots of each size, or all in an
+    eager step.
 
     !!! example
 
@@ -128,31 +130,18 @@ def refresh_roots(
     return new_roots, new_residuals, rejected
 
 
-def precondition(
-    stacks: Stacks,
-    factors: Factors,
-    roots: Factors,
-    residuals: PerFactor,
-    *,
-    plan: Plan,
-    blocks: Blocks,
-    damping: ScalarLike,
-) -> Stacks:
+def precondition(stacks: Stacks, roots: Factors, plan: Plan) -> Stacks:
     r"""Applies $L^{-e} G R^{-e}$ to every matrix.
-
-    Until a block has its first accepted root (its residual is infinite), the
-    root of its diagonal stands in, which needs no more than the statistics.
 
     **Arguments:**
 
     - `stacks`: what to precondition, as [`jaxla.kron.to_stacks`][] returns it.
-    - `factors`, `roots`, `residuals`: as of [`jaxla.kron.refresh_roots`][].
-    - `plan`, `blocks`: the plan and the choices.
-    - `damping`: relative to the trace, for the stand-in.
+    - `roots`: as of [`jaxla.kron.refresh_roots`][].
+    - `plan`: the plan by which they were stacked.
 
     **Returns:**
 
-    The preconditioned stacks.
+    The preconditioned stacks; see [`jaxla.kron.has_roots`][] for what they are worth.
 
     **Cost:** `4 m n size` flops for an `m x n` parameter.
 
@@ -162,22 +151,50 @@ def precondition(
         >>> weight, blocks = jnp.ones((8, 8)), jaxla.kron.Blocks()
         >>> plan = jaxla.kron.make_plan(["w"], [weight], blocks)
         >>> stacks = jaxla.kron.to_stacks([weight], plan)
-        >>> root = {8: 0.5 * jnp.stack([jnp.eye(8)] * 2)}
-        >>> out = jaxla.kron.precondition(stacks, root, root, {8: jnp.zeros(2)},
-        ...     plan=plan, blocks=blocks, damping=1e-6)
+        >>> roots = {8: 0.5 * jnp.stack([jnp.eye(8)] * 2)}
+        >>> out = jaxla.kron.precondition(stacks, roots, plan)
         >>> [float(stack[0, 0, 0]) for stack in out.values()]
         [0.25]
     """
-    applied = {
-        size: roots[size] + _diagonal_root(stack, residuals[size], blocks, damping)
-        for size, stack in factors.items()
-    }
     out = {}
     for (row_size, col_size), tiles in stacks.items():
         left, right = plan.factors_of_tiles((row_size, col_size))
-        tiles = matmul(applied[row_size][left], tiles)
-        out[row_size, col_size] = matmul(tiles, applied[col_size][right])
+        tiles = matmul(roots[row_size][left], tiles)
+        out[row_size, col_size] = matmul(tiles, roots[col_size][right])
     return out
+
+
+def has_roots(residuals: PerFactor, plan: Plan) -> Bool[Array, " leaves"]:
+    """Tells which parameters have a root for each of their factors.
+
+    **Arguments:**
+
+    - `residuals`: as of [`jaxla.kron.refresh_roots`][]: infinite where no root has
+        been accepted yet.
+    - `plan`: the plan.
+
+    **Returns:**
+
+    One boolean a parameter of the plan; true for one without factors.
+
+    !!! example
+
+        >>> import jax.numpy as jnp
+        >>> plan = jaxla.kron.make_plan(["w"], [jnp.ones((8, 8))], jaxla.kron.Blocks())
+        >>> print(jaxla.kron.has_roots({8: jnp.array([0.0, jnp.inf])}, plan))
+        [False]
+    """
+    missing = []
+    for row_size, col_size in plan.stack_members():
+        left, right = plan.factors_of_tiles((row_size, col_size))
+        missing.append(
+            jax.ops.segment_sum(
+                jnp.isinf(residuals[row_size][left] + residuals[col_size][right]) * 1.0,
+                plan.owners_of_tiles((row_size, col_size)),
+                len(plan.leaves),
+            )
+        )
+    return functools.reduce(jnp.add, missing) == 0
 
 
 def per_factor(per_leaf: Float[Array, " leaves"], plan: Plan) -> PerFactor:
@@ -202,7 +219,7 @@ def per_factor(per_leaf: Float[Array, " leaves"], plan: Plan) -> PerFactor:
 
     # A spare factor has the index -1, which finds the zero.
     padded = jnp.concatenate([per_leaf, jnp.zeros(1, per_leaf.dtype)])
-    return {size: padded[plan.owners(size)] for size in plan.num_factors}
+    return {size: padded[plan.owners_of_factors(size)] for size in plan.num_factors}
 
 
 def roots_per_step(count: int, blocks: Blocks) -> int:
@@ -269,35 +286,38 @@ def _refresh_window(
 ) -> tuple[Array, Array, Array]:
     # One window in the part of each device, so that none has to fetch a factor.
     stacks = jax.tree.map(lambda x: x.reshape(blocks.shards, -1, *x.shape[1:]), stacks)
-    length, begins, turns = _timetable(stacks[0].shape[1], blocks)
-    phase = jax.lax.rem(jnp.asarray(count, jnp.int32), jnp.int32(blocks.refresh_every))
-    begin = jnp.array(begins)[phase]
+    number = stacks[0].shape[1]
+    step = jnp.asarray(count, jnp.uint32)  # unsigned: JAX looks out for negative indices
 
-    def refresh(stacks):
-        window = [jax.lax.dynamic_slice_in_dim(x, begin, length, 1) for x in stacks]
+    def renew(begin, length, stacks):
+        window = [_window(x, begin, length) for x in stacks]
         factors, old_root, old_residual = window
         new_root, new_residual = root(factors)
-        accept = new_residual <= tolerance
+        # A factor without any statistics yet: zero is its root, and none was refused.
+        empty = jnp.abs(factors).max((-2, -1)) == 0
+        new_residual = jnp.where(empty, 0, new_residual)
+        accept = empty | (new_residual <= tolerance)
         kept = (
             jnp.where(accept[..., None, None], new_root, old_root),
             jnp.where(accept, new_residual, old_residual),
         )
         updated = [
-            jax.lax.dynamic_update_slice_in_dim(x, y, begin, 1)
-            for x, y in zip(stacks[1:], kept, strict=True)
+            _put_window(x, y, begin) for x, y in zip(stacks[1:], kept, strict=True)
         ]
-        # A factor without any statistics yet is not to be counted.
-        asked = jnp.abs(factors).max((-2, -1)) != 0
-        return *updated, jnp.sum(asked & ~accept, dtype=jnp.int32)
+        return *updated, jnp.sum(~accept, dtype=jnp.int32)
 
     def keep(stacks):
         return *stacks[1:], jnp.zeros([], jnp.int32)
 
-    if all(turns):
-        roots, residuals, rejected = refresh(stacks)
-    else:  # fewer windows than steps: some steps have nothing to do
-        due = jnp.array(turns)[phase]
-        roots, residuals, rejected = jax.lax.cond(due, refresh, keep, stacks)
+    length, begin, due = _timetable(number, step, blocks)
+    turn = functools.partial(renew, begin, length)
+    if due is not True:  # fewer windows than steps: some steps have nothing to do
+        turn = functools.partial(jax.lax.cond, due, turn, keep)
+    if blocks.eager_steps and blocks.refresh_every > 1:
+        all_of_them = functools.partial(renew, jnp.zeros_like(begin), number)
+        eager = step < blocks.eager_steps
+        turn = functools.partial(jax.lax.cond, eager, all_of_them, turn)
+    roots, residuals, rejected = turn(stacks)
     return roots.reshape(-1, *roots.shape[2:]), residuals.reshape(-1), rejected
 
 
@@ -305,30 +325,28 @@ def _window_length(count: int, blocks: Blocks) -> int:
     return -(-count // blocks.refresh_every)
 
 
-def _timetable(count: int, blocks: Blocks) -> tuple[int, list[int], list[bool]]:
-    """The length of a window, where each step's begins, and which steps have one."""
+def _timetable(
+    count: int, step: Array, blocks: Blocks
+) -> tuple[int, Array, Array | bool]:
+    """The length of a window, where this step's begins, and if it has one at all."""
     length = _window_length(count, blocks)
     windows, period = -(-count // length), blocks.refresh_every
+    phase = step % period
     # Evenly spread over the period. The last window begins where it still fits,
     # and overlaps the one before.
-    begins = [min(t * windows // period * length, count - length) for t in range(period)]
-    turns = [t * windows % period < windows for t in range(period)]
-    return length, begins, turns
+    begin = jnp.minimum(phase * windows // period * length, count - length)
+    return length, begin, windows == period or phase * windows % period < windows
 
 
-def _diagonal_root(
-    stack: Array, residual: Array, blocks: Blocks, damping: ScalarLike
-) -> Array:
-    """The inverse root of the diagonal of factors that have none yet; else zero."""
-    eye = jnp.eye(stack.shape[-1], dtype=stack.dtype)
-    # Not `jnp.diagonal`: it gathers, where this is one pass over memory.
-    diagonal = jnp.sum(stack * eye, -1)
-    trace = diagonal.sum(-1, keepdims=True)
-    wanted = (trace > 0) & ~jnp.isfinite(residual)[:, None]
-    damped = jnp.where(wanted, diagonal + damping * trace, 1)
-    if blocks.normalize_trace:
-        damped /= jnp.sqrt(jnp.where(wanted, trace, 1))
-    return jnp.where(wanted, damped**-blocks.exponent, 0)[:, :, None] * eye
+def _window(x: Array, begin: Array, length: int) -> Array:
+    zero = jnp.zeros([], begin.dtype)
+    start = (zero, begin, *[zero] * (x.ndim - 2))
+    return jax.lax.dynamic_slice(x, start, (x.shape[0], length, *x.shape[2:]))
+
+
+def _put_window(x: Array, window: Array, begin: Array) -> Array:
+    zero = jnp.zeros([], begin.dtype)
+    return jax.lax.dynamic_update_slice(x, window, (zero, begin, *[zero] * (x.ndim - 2)))
 
 
 def _trace(stack: Array) -> Array:

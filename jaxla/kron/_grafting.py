@@ -1,45 +1,60 @@
 r"""Grafting: the direction of one method with the size of another's step."""
 
-from typing import Any
+import functools
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from jaxla._dtypes import norms
+from ._plan import Plan
+from ._stacks import Stacks
 
 
-def graft(direction: Any, magnitude: Any) -> Any:
-    r"""Rescales each array of `direction` to the norm of its like in `magnitude`.
+def graft(stacks: Stacks, sizes: Float[Array, " leaves"], plan: Plan) -> Stacks:
+    r"""Rescales the tiles of each parameter so that its norm is as given.
 
-    $D \, \|M\| / \|D\|$, over the whole of each array; zero where $D$ is zero.
+    $D \, s / \|D\|$ with the Frobenius norm over the whole of a parameter; zero where
+    $D$ is zero.
 
     **Arguments:**
 
-    - `direction`: $D$, an array or a tree of arrays, in `float32` at least. A norm
-        beyond about 1e-19 or 1e19 in `float32` under- or overflows, and gives zero.
-    - `magnitude`: $M$, a tree of the same structure; only the norms count.
+    - `stacks`: $D$, in the form of [`jaxla.kron.to_stacks`][]. A norm beyond
+        about 1e-19 or 1e19 in `float32` under- or overflows, and gives zero.
+    - `sizes`: $s$, one number a parameter of the plan.
+    - `plan`: the plan.
 
     **Returns:**
 
-    A tree like `direction`.
+    Stacks like `stacks`.
 
     **Differentiation:** both modes; the derivative at $D = 0$ is zero.
 
     !!! example
 
         >>> import jax.numpy as jnp
-        >>> print(jaxla.kron.graft(jnp.array([3.0, 4.0]), jnp.array([10.0])))
-        [6. 8.]
+        >>> weight = jnp.array([[3.0, 0.0], [0.0, 4.0]])
+        >>> plan = jaxla.kron.make_plan(["w"], [weight], jaxla.kron.Blocks())
+        >>> stacks = jaxla.kron.to_stacks([weight], plan)
+        >>> out = jaxla.kron.graft(stacks, jnp.array([10.0]), plan)
+        >>> print(jaxla.kron.from_stacks(out, plan)[0])
+        [[6. 0.]
+         [0. 8.]]
 
     ??? cite "Reference"
 
         Agarwal, Anil, Hazan, Koren and Zhang, *Disentangling Adaptive Gradient
         Methods from Learning Rates*, 2020.
     """
-    leaves, tree = jax.tree.flatten(direction)
-    if not leaves:
-        return direction
-    size, norm = jnp.split(norms([*jax.tree.leaves(magnitude), *leaves]), 2)
-    ratio = jnp.where(norm > 0, size / jnp.where(norm > 0, norm, 1), 0)
-    scaled = [x * r.astype(x.dtype) for x, r in zip(leaves, ratio, strict=True)]
-    return tree.unflatten(scaled)
+    owners = {size: plan.owners_of_tiles(size) for size in stacks}
+    totals = [
+        jax.ops.segment_sum(jnp.sum(x * x, (1, 2)), owners[size], len(plan.leaves))
+        for size, x in stacks.items()
+    ]
+    total = functools.reduce(jnp.add, totals)
+    # The square root of an exact zero has no derivative.
+    zero = total == 0
+    ratio = jnp.where(zero, 0, sizes / jnp.sqrt(jnp.where(zero, 1, total)))
+    return {
+        size: x * ratio[owners[size]][:, None, None].astype(x.dtype)
+        for size, x in stacks.items()
+    }

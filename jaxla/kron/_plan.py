@@ -8,27 +8,12 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ._blocks import Axes, Blocks, Rule
 
-
-class Group(NamedTuple):
-    """How a matrix is cut: into `rows` by `cols` tiles of `row_size` by `col_size`.
-
-    Its left factor has `rows` diagonal blocks of `row_size`, its right factor `cols`
-    blocks of `col_size`. Parameters that are cut alike make a group.
-    """
-
-    rows: int
-    row_size: int
-    cols: int
-    col_size: int
-
-
-_NO_GROUP = Group(0, 0, 0, 0)
 
 TileSize = tuple[int, int]
 """The rows and columns of a tile: the sizes of its left and of its right factor."""
@@ -38,80 +23,86 @@ TileSize = tuple[int, int]
 class LeafPlan:
     """What happens to one parameter.
 
+    It is read as a batch of matrices, each cut into `rows` by `cols` tiles. A matrix
+    has a left factor for each of its `rows`, and a right one for each of its `cols`.
+
     - `axes`: how it is read as matrices; `None` if it is treated entry by entry.
     - `matrix_shape`: `(batch, m, n)` of these matrices.
-    - `part`: the rows of the matrix that a left block stands for, and the columns
-        that a right block stands for; up to the size of the block, the rest is zero.
-    - `group`: how many blocks there are, and their sizes.
+    - `rows`, `cols`: the numbers of tiles below and beside each other.
+    - `part`: the rows and columns of the matrix that are in a tile.
+    - `tile`: the size of the tile; what `part` does not fill is zero.
+    - `left`, `right`: the places of its left factors in the stack of the size
+        `tile[0]`, and of its right factors in that of `tile[1]`.
     """
 
     path: str
     shape: tuple[int, ...]
     axes: Axes | None = None
     matrix_shape: tuple[int, int, int] = (0, 0, 0)
-    part: tuple[int, int] = (0, 0)
-    group: Group = _NO_GROUP
+    rows: int = 0
+    cols: int = 0
+    part: TileSize = (0, 0)
+    tile: TileSize = (0, 0)
+    left: slice = slice(0)
+    right: slice = slice(0)
 
     @property
     def num_factors(self) -> tuple[int, int]:
-        """The number of left and of right blocks."""
+        """The number of left and of right factors."""
         batch = self.matrix_shape[0]
-        return batch * self.group.rows, batch * self.group.cols
+        return batch * self.rows, batch * self.cols
 
     @property
     def num_tiles(self) -> int:
-        """The number of tiles, each in a row and in a column of blocks."""
-        return self.matrix_shape[0] * self.group.rows * self.group.cols
+        """The number of tiles of all matrices."""
+        return self.matrix_shape[0] * self.rows * self.cols
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What happens to every parameter, and where its factors lie.
+    """What happens to every parameter.
 
     - `leaves`: one plan a parameter, in the order of the tree.
-    - `groups`: the indices of the leaves of each group.
-    - `left`, `right`: for each group, the part of the stack of factors of
-        `row_size` (of `col_size`) that holds its left (right) blocks.
-    - `num_factors`: the length of the stack of each size.
+    - `num_factors`: the length of the stack of factors of each size.
     """
 
     leaves: tuple[LeafPlan, ...]
-    groups: dict[Group, tuple[int, ...]]
-    left: dict[Group, slice]
-    right: dict[Group, slice]
     num_factors: dict[int, int]
 
     def stack_members(self) -> dict[TileSize, list[int]]:
         """The leaves whose tiles are stacked, in this order, for each size of tile."""
         members: dict[TileSize, list[int]] = {}
-        for group, indices in self.groups.items():
-            members.setdefault((group.row_size, group.col_size), []).extend(indices)
+        for index, leaf in enumerate(self.leaves):
+            if leaf.axes is not None:
+                members.setdefault(leaf.tile, []).append(index)
         return members
 
     def factors_of_tiles(self, size: TileSize) -> tuple[np.ndarray, np.ndarray]:
         """For each tile of a stack, which left and which right factor it has."""
         pairs = []
-        for group, indices in self.groups.items():
-            if (group.row_size, group.col_size) == size:
-                matrices = sum(self.leaves[i].matrix_shape[0] for i in indices)
-                # Tiles lie in the order matrix, row, column.
-                matrix, row, col = np.indices((matrices, group.rows, group.cols))
-                left = self.left[group].start + matrix * group.rows + row
-                right = self.right[group].start + matrix * group.cols + col
-                pairs.append(np.stack([left.ravel(), right.ravel()]))
+        for index in self.stack_members()[size]:
+            leaf = self.leaves[index]
+            # Tiles lie in the order matrix, row, column.
+            batch = leaf.matrix_shape[0]
+            matrix, row, col = np.indices((batch, leaf.rows, leaf.cols)).reshape(3, -1)
+            left = leaf.left.start + matrix * leaf.rows + row
+            right = leaf.right.start + matrix * leaf.cols + col
+            pairs.append((left, right))
         left, right = np.concatenate(pairs, axis=1)
         return left, right
 
-    def owners(self, size: int) -> np.ndarray:
+    def owners_of_tiles(self, size: TileSize) -> np.ndarray:
+        """For each tile of a stack, the leaf it belongs to."""
+        members = self.stack_members()[size]
+        return np.repeat(members, [self.leaves[index].num_tiles for index in members])
+
+    def owners_of_factors(self, size: int) -> np.ndarray:
         """For each factor of a stack, the leaf it belongs to; -1 for a spare one."""
         owners = np.full(self.num_factors[size], -1)
-        for group, indices in self.groups.items():
-            matrices = [self.leaves[i].matrix_shape[0] for i in indices]
-            leaves = np.repeat(indices, matrices)
-            if group.row_size == size:
-                owners[self.left[group]] = np.repeat(leaves, group.rows)
-            if group.col_size == size:
-                owners[self.right[group]] = np.repeat(leaves, group.cols)
+        for index, leaf in enumerate(self.leaves):
+            for of_size, place in zip(leaf.tile, (leaf.left, leaf.right), strict=True):
+                if of_size == size:
+                    owners[place] = index
         return owners
 
 
@@ -133,8 +124,8 @@ def make_plan(paths: Sequence[str], leaves: Sequence[Any], blocks: Blocks) -> Pl
         >>> import jax
         >>> weight = jax.ShapeDtypeStruct((784, 256), "float32")
         >>> plan = jaxla.kron.make_plan(["weight"], [weight], jaxla.kron.Blocks())
-        >>> plan.leaves[0].group
-        Group(rows=7, row_size=128, cols=2, col_size=128)
+        >>> plan.leaves[0].rows, plan.leaves[0].cols, plan.leaves[0].tile
+        (7, 2, (128, 128))
         >>> plan.num_factors
         {128: 9}
     """
@@ -143,27 +134,26 @@ def make_plan(paths: Sequence[str], leaves: Sequence[Any], blocks: Blocks) -> Pl
         for path, leaf in zip(paths, leaves, strict=True)
     ]
     sizes = _block_sizes(plans, blocks)
-    plans = [_with_sizes(plan, sizes) for plan in plans]
-    groups: dict[Group, tuple[int, ...]] = {}
-    for index, plan in enumerate(plans):
-        if plan.axes is not None:
-            groups[plan.group] = (*groups.get(plan.group, ()), index)
-    groups = dict(sorted(groups.items()))
-    left, right, num_factors = {}, {}, {}
-    for group, members in groups.items():
-        matrices = sum(plans[index].matrix_shape[0] for index in members)
-        for side, size, count in (
-            (left, group.row_size, matrices * group.rows),
-            (right, group.col_size, matrices * group.cols),
-        ):
-            begin = num_factors.get(size, 0)
-            side[group] = slice(begin, begin + count)
-            num_factors[size] = begin + count
-    num_factors = {
-        size: _round_up(count, blocks.shards)
-        for size, count in sorted(num_factors.items())
-    }
-    return Plan(tuple(plans), groups, left, right, num_factors)
+    num_factors = dict.fromkeys(sorted(sizes.values()), 0)
+
+    def next_places(size: int, count: int) -> slice:
+        begin = num_factors[size]
+        num_factors[size] += count
+        return slice(begin, begin + count)
+
+    for index, leaf in enumerate(plans):
+        if leaf.axes is not None:
+            row_size, col_size = (sizes[part] for part in leaf.part)
+            plans[index] = dataclasses.replace(
+                leaf,
+                tile=(row_size, col_size),
+                left=next_places(row_size, leaf.num_factors[0]),
+                right=next_places(col_size, leaf.num_factors[1]),
+            )
+    return Plan(
+        tuple(plans),
+        {size: _round_up(count, blocks.shards) for size, count in num_factors.items()},
+    )
 
 
 def _cut(
@@ -178,15 +168,7 @@ def _cut(
     )
     rows, cols = math.ceil(m / blocks.size), math.ceil(n / blocks.size)
     part = (math.ceil(m / rows), math.ceil(n / cols))
-    return LeafPlan(path, shape, axes, (batch, m, n), part, Group(rows, 0, cols, 0))
-
-
-def _with_sizes(plan: LeafPlan, sizes: dict[int, int]) -> LeafPlan:
-    if plan.axes is None:
-        return plan
-    row_size, col_size = (sizes[part] for part in plan.part)
-    group = plan.group._replace(row_size=row_size, col_size=col_size)
-    return dataclasses.replace(plan, group=group)
+    return LeafPlan(path, shape, axes, (batch, m, n), rows, cols, part)
 
 
 def _resolve(path: str, shape: tuple[int, ...], rule: Rule | None) -> Axes | None:

@@ -77,16 +77,16 @@ def from_stacks(stacks: Stacks, plan: Plan) -> dict[int, Float[Array, "..."]]:
 
 def _to_tiles(x: Array, leaf: LeafPlan) -> Array:
     batch, m, n = leaf.matrix_shape
-    (rows, row_size, cols, col_size), (t, u) = leaf.group, leaf.part
+    rows, cols, (t, u) = leaf.rows, leaf.cols, leaf.part
     x = x.transpose(_axis_order(leaf)).reshape(batch, m, n)
     x = jnp.pad(x, ((0, 0), (0, rows * t - m), (0, cols * u - n)))
     x = x.reshape(batch, rows, t, cols, u).swapaxes(2, 3).reshape(-1, t, u)
-    return jnp.pad(x, ((0, 0), (0, row_size - t), (0, col_size - u)))
+    return jnp.pad(x, ((0, 0), (0, leaf.tile[0] - t), (0, leaf.tile[1] - u)))
 
 
 def _from_tiles(x: Array, leaf: LeafPlan) -> Array:
     batch, m, n = leaf.matrix_shape
-    (rows, _, cols, _), (t, u) = leaf.group, leaf.part
+    rows, cols, (t, u) = leaf.rows, leaf.cols, leaf.part
     x = x[:, :t, :u].reshape(batch, rows, cols, t, u).swapaxes(2, 3)
     x = x.reshape(batch, rows * t, cols * u)[:, :m, :n]
     order = _axis_order(leaf)

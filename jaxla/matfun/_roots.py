@@ -60,9 +60,10 @@ def inverse_pth_root(
     - `damping`: relative damping. Below `1e-6` in `float32` the smallest
         eigenvalues drown in rounding errors. May be traced.
     - `floor`: the smallest eigenvalue, relative to the bound and after damping,
-        that the number of steps is chosen for; defaults to `1e-6`, in `float64`
-        to `1e-12`. Smaller eigenvalues are treated as if damped further, and
-        show in the residual. (Static.)
+        that the number of steps is chosen for. Smaller eigenvalues are treated as
+        if damped further, and show in the residual. Defaults to `1e-6`, in `float64`
+        to `1e-12`; or to what `damping` makes sure of, if that is a Python number
+        and larger. (Static.)
 
     **Returns:**
 
@@ -99,8 +100,13 @@ def inverse_pth_root(
     """
     matrix = as_square_matrix("matrix", matrix)
     dtype = compute_dtype(matrix.dtype)
+    if floor is None and isinstance(damping, (int, float)) and damping > 0:
+        floor = max(_default_floor(dtype), damping / (1 + damping))
     rows = _coefficients(p, floor, dtype)
-    eye = jnp.eye(matrix.shape[-1], dtype=dtype)
+
+    def eye():
+        return jnp.eye(matrix.shape[-1], dtype=dtype)
+
     # A maximum is compiled in no time; `isfinite(...).all()` is a loop of its own.
     largest = jnp.abs(matrix).max((-2, -1), keepdims=True, initial=0).astype(dtype)
     usable = (largest > 0) & (largest < jnp.inf)  # zero for a zero matrix
@@ -112,13 +118,13 @@ def inverse_pth_root(
 
     def stage(carry, c):
         x, m = carry
-        t = c[0] * eye + c[1] * m + c[2] * matmul(m, m)
+        t = c[0] * eye() + c[1] * m + c[2] * matmul(m, m)
         return (matmul(x, t), _power_times(t, p, m)), None
 
-    start = (jnp.broadcast_to(eye, a.shape), (a + shift * eye) / scale)
+    start = (jnp.broadcast_to(eye(), a.shape), (a + shift * eye()) / scale)
     (x, m), _ = jax.lax.scan(stage, start, jnp.array(rows, dtype))
-    residual, norm = _frobenius(m - eye), _frobenius(x)
-    rescale = unit ** (-1 / p) * scale ** (-1 / p)
+    residual, norm = _frobenius(m - eye()), _frobenius(x)
+    rescale = (unit * scale) ** (-1 / p)
     # A finite norm: no entry has overflown, nor will it when it is rescaled.
     usable, by = usable[..., 0, 0], rescale[..., 0, 0]
     good = usable & jnp.isfinite(residual) & jnp.isfinite(norm * by)
@@ -149,13 +155,17 @@ def num_products(p: int, *, floor: float | None = None) -> int:
 
 def _coefficients(p: int, floor: float | None, dtype: DTypeLike) -> Coefficients:
     check_int("p", p, low=1, high=8)
-    single = dtype == jnp.float32
     if floor is None:
-        floor = 1e-6 if single else 1e-12
+        floor = _default_floor(dtype)
     if not 0 < floor < 1:
         raise ValueError(f"`floor` must lie between 0 and 1; got {floor}.")
     # The scale is at most twice the bound.
-    return inverse_root_coefficients(p, floor / 2, 2e-7 if single else 1e-14)[0]
+    error = 2e-7 if dtype == jnp.float32 else 1e-14
+    return inverse_root_coefficients(p, floor / 2, error)[0]
+
+
+def _default_floor(dtype: DTypeLike) -> float:
+    return 1e-6 if dtype == jnp.float32 else 1e-12
 
 
 def _power_times(t: Array, p: int, m: Array) -> Array:

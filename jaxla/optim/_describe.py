@@ -93,8 +93,8 @@ def _tables(plan: kron.Plan, blocks: kron.Blocks) -> Iterator[str]:
         batch, m, n = leaf.matrix_shape
         matrix = f"{m}x{n}" if batch == 1 else f"{batch} of {m}x{n}"
         left, right = leaf.num_factors
-        left_blocks = f"{left} of {leaf.group.row_size}"
-        right_blocks = f"{right} of {leaf.group.col_size}"
+        left_blocks = f"{left} of {leaf.tile[0]}"
+        right_blocks = f"{right} of {leaf.tile[1]}"
         rows.append((leaf.path, shape, matrix, left_blocks, right_blocks))
     yield _align(rows)
     rows = [("block size", "factors", "roots a step", "MFLOP a step")]

@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import ScalarLike
 
 from jaxla import kron
-from jaxla._dtypes import compute_dtype, sums_of_squares
+from jaxla._dtypes import compute_dtype, norm, sum_of_squares
 from jaxla._errors import check_choice
 
 from ._describe import record_plan
@@ -28,8 +28,8 @@ class ScaleByShampooState(NamedTuple):
     """State of [`jaxla.optim.scale_by_shampoo`][]; read it by `optax.tree.get`."""
 
     count: Any  # int32 scalar: the number of updates
-    steps: Any  # int32, one a parameter: the updates whose gradient was finite
-    nonfinite: Any  # bool, one a parameter: was the last gradient refused?
+    steps: Any  # int32 scalars, a tree like the parameters: gradients taken in
+    nonfinite: Any  # bool scalars, likewise: was the last gradient refused?
     rejected: Any  # int32 scalar: roots refused in the last update
     mu: Any  # first moments, a tree like the parameters
     nu: Any  # second moments, likewise; a scalar zero where none is needed
@@ -54,7 +54,8 @@ def scale_by_shampoo(
 
     In one update, in this order: the averages take in the gradient; the roots whose
     turn it is are computed anew; the momentum (or the gradient) is preconditioned;
-    the result is rescaled over the whole parameter.
+    the result is rescaled over the whole parameter. Until all its factors have had a
+    first root, a parameter takes the step whose size is grafted, unchanged.
 
     **Arguments:**
 
@@ -68,7 +69,8 @@ def scale_by_shampoo(
     - `blocks`: block size, refresh period, exponent and rules, see
         [`jaxla.kron.Blocks`][]. (Static.)
     - `graft`: whose step size to take over each whole parameter: `"adam"`, `"sgd"`
-        (the norm of the momentum) or `"none"`. (Static.)
+        (the norm of the momentum) or `"none"`, which also means no step at all
+        before there are roots. (Static.)
     - `momentum`: `"before"` preconditions the average of the gradients, so that
         everything but the direction is Adam; `"after"` averages the preconditioned
         gradients. (Static.)
@@ -229,8 +231,8 @@ def _init(params, hyper: _Hyperparameters) -> ScaleByShampooState:
     dtype = _factor_dtype(leaves, plan)
     return ScaleByShampooState(
         count=jnp.zeros([], jnp.int32),
-        steps=jnp.zeros([max(len(leaves), 1)], jnp.int32),
-        nonfinite=jnp.zeros([max(len(leaves), 1)], bool),
+        steps=jax.tree.map(lambda _: jnp.zeros([], jnp.int32), params),
+        nonfinite=jax.tree.map(lambda _: jnp.zeros([], bool), params),
         rejected=jnp.zeros([], jnp.int32),
         mu=jax.tree.map(first_moment, params),
         nu=jax.tree.map_with_path(second_moment, params),
@@ -246,11 +248,19 @@ def _update(updates, state: ScaleByShampooState, hyper: _Hyperparameters):
     if not leaves:
         return updates, state._replace(count=optax.safe_increment(state.count))
     plan = kron.make_plan(paths, leaves, hyper.blocks)
-    grads, finite = _refuse_nonfinite(leaves)
-    # A refused gradient has weight zero in every average.
-    steps = state.steps + finite
-    w1 = jnp.where(finite, kron.debiased_weight(hyper.b1, steps), 0)
-    w2 = jnp.where(finite, kron.debiased_weight(hyper.b2, steps), 0)
+    grads = [leaf.astype(compute_dtype(leaf.dtype)) for leaf in leaves]
+    # Nor will an entry of a Gram matrix overflow.
+    finite = [
+        jnp.isfinite(sum_of_squares(jax.lax.optimization_barrier(g))) for g in grads
+    ]
+    # A refused gradient has weight zero in every average, and is not counted.
+    steps = [n + ok for n, ok in zip(jax.tree.leaves(state.steps), finite, strict=True)]
+    decays = jnp.stack([jnp.asarray(b, jnp.float32) for b in (hyper.b1, hyper.b2)])
+    weights = [
+        jnp.where(ok, kron.debiased_weight(decays, n), 0)
+        for n, ok in zip(steps, finite, strict=True)
+    ]
+    w1, w2 = ([w[i] for w in weights] for i in (0, 1))
 
     mu, nu = jax.tree.leaves(state.mu), jax.tree.leaves(state.nu)
     if hyper.momentum == "before":
@@ -273,8 +283,8 @@ def _update(updates, state: ScaleByShampooState, hyper: _Hyperparameters):
     unflatten = jax.tree.structure(updates).unflatten
     return unflatten(out), curvature._replace(
         count=optax.safe_increment(state.count),
-        steps=steps,
-        nonfinite=~finite,
+        steps=unflatten(steps),
+        nonfinite=unflatten([~ok for ok in finite]),
         mu=unflatten(mu),
         nu=unflatten(nu),
     )
@@ -284,7 +294,7 @@ def _accumulate_and_refresh(
     grads, weights, state: ScaleByShampooState, plan: kron.Plan, hyper: _Hyperparameters
 ) -> ScaleByShampooState:
     """The state with new factors, and with new roots for those whose turn it is."""
-    if not plan.groups:
+    if not plan.num_factors:
         return state
     dtype = _factor_dtype(grads, plan)
     stacks = kron.to_stacks([g.astype(dtype) for g in grads], plan)
@@ -292,7 +302,7 @@ def _accumulate_and_refresh(
         kron.update_mean,
         state.factors,
         kron.gram_factors(stacks, plan),
-        kron.per_factor(weights, plan),
+        kron.per_factor(jnp.stack(weights), plan),
     )
     roots, residuals, rejected = kron.refresh_roots(
         factors,
@@ -312,35 +322,42 @@ def _precondition(
     source, nu, state: ScaleByShampooState, plan: kron.Plan, hyper: _Hyperparameters
 ):
     """The direction of every parameter: Shampoo's for matrices, Adam's for the rest."""
-    # Adam also where it only lends its size; what nothing needs is not computed.
-    adam = [m / (jnp.sqrt(v) + hyper.eps) for m, v in zip(source, nu, strict=True)]
-    if not plan.groups:
+    adam = [
+        _adam(m, v, hyper.eps) if hyper.needs_nu(leaf) else m
+        for leaf, m, v in zip(plan.leaves, source, nu, strict=True)
+    ]
+    if not plan.num_factors:
         return adam
     dtype = _factor_dtype(source, plan)
-    stacks = kron.precondition(
-        kron.to_stacks([m.astype(dtype) for m in source], plan),
-        state.factors,
-        state.roots,
-        state.residuals,
-        plan=plan,
-        blocks=hyper.blocks,
-        damping=hyper.damping,
-    )
-    shampoo = {
-        i: x.astype(source[i].dtype) for i, x in kron.from_stacks(stacks, plan).items()
-    }
+    stacks = kron.to_stacks([m.astype(dtype) for m in source], plan)
+    stacks = kron.precondition(stacks, state.roots, plan)
     if hyper.graft != "none":
-        size = adam if hyper.graft == "adam" else source
-        shampoo = kron.graft(shampoo, {i: size[i] for i in shampoo})
-    return [shampoo.get(i, adam[i]) for i in range(len(source))]
+        stacks = kron.graft(stacks, _sizes(source, nu, plan, hyper, dtype), plan)
+    ready = kron.has_roots(state.residuals, plan)
+    out = list(adam)
+    for i, x in kron.from_stacks(stacks, plan).items():
+        other = 0 if hyper.graft == "none" else out[i]
+        out[i] = jnp.where(ready[i], x.astype(source[i].dtype), other)
+    return out
 
 
-def _refuse_nonfinite(leaves):
-    """The gradients to compute with, zero where refused, and which are finite."""
-    grads = [leaf.astype(compute_dtype(leaf.dtype)) for leaf in leaves]
-    # A finite sum of squares: no entry of a Gram matrix will overflow either.
-    finite = jnp.isfinite(sums_of_squares(grads))
-    return [jnp.where(ok, g, 0) for ok, g in zip(finite, grads, strict=True)], finite
+def _sizes(source, nu, plan: kron.Plan, hyper: _Hyperparameters, dtype) -> jax.Array:
+    """The norm of the step whose size is taken over, for each parameter."""
+    sizes = []
+    for leaf, m, v in zip(plan.leaves, source, nu, strict=True):
+        if leaf.axes is None:
+            sizes.append(jnp.zeros([], dtype))
+            continue
+        if hyper.graft == "adam":
+            # The barrier keeps XLA from storing this for where it is needed once more.
+            eps = jnp.asarray(hyper.eps, m.dtype)
+            m = _adam(*jax.lax.optimization_barrier((m, v, eps)))
+        sizes.append(norm(m).astype(dtype))
+    return jnp.stack(sizes)
+
+
+def _adam(mean, variance, eps):
+    return mean / (jnp.sqrt(variance) + eps)
 
 
 def _factor_dtype(leaves, plan: kron.Plan) -> np.dtype:

@@ -24,7 +24,7 @@ def two_updates(opt):
 
 def by_hand(name):
     if name == "shampoo":
-        blocks = Blocks(size=128, refresh_every=4)
+        blocks = Blocks(size=128, refresh_every=8, eager_steps=4)
         return jaxla.optim.shampoo(0.1, damping=1e-4, weight_decay=1e-4, blocks=blocks)
     return {
         "adamw": optax.adamw(0.1),

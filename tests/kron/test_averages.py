@@ -72,3 +72,12 @@ def test_weights_count_from_the_left():
     assert update_mean(jnp.zeros(3), jnp.ones(3), jnp.array(0.5)).tolist() == [0.5] * 3
     full = update_mean(jnp.zeros((2, 2)), jnp.ones((2, 2)), jnp.eye(2))
     assert full.tolist() == [[1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weight_zero_keeps_the_average_from_whatever_comes(bad):
+    mean, new = jnp.array([1.0, 2.0]), jnp.array([bad, 4.0])
+    kept = update_mean(mean, new, jnp.array(0.0))
+    assert (kept == mean).all()
+    # One weight for each: only the first is kept.
+    assert update_mean(mean, new, jnp.array([0.0, 0.5])).tolist() == [1, 3]

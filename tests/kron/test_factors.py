@@ -85,18 +85,14 @@ def test_grams_are_diagonal_blocks_in_the_order_of_the_plan(getkey, size, shards
     _, grams = stacked(leaves, plan)
     assert {s: len(x) for s, x in grams.items()} == plan.num_factors
     desired = {s: np.zeros(x.shape) for s, x in grams.items()}
-    for group, members in plan.groups.items():
-        matrices = [g for i in members for g in matrices_of(leaves[i], i)]
+    for i in MATRICES:
+        leaf, matrices = plan.leaves[i], matrices_of(leaves[i], i)
         sides = [
-            (plan.left[group], group.row_size, [(g @ g.T, g.shape[0]) for g in matrices]),
-            (
-                plan.right[group],
-                group.col_size,
-                [(g.T @ g, g.shape[1]) for g in matrices],
-            ),
+            (leaf.left, leaf.tile[0], [g @ g.T for g in matrices]),
+            (leaf.right, leaf.tile[1], [g.T @ g for g in matrices]),
         ]
         for place, block, products in sides:
-            cut = [x[piece, piece] for x, n in products for piece in pieces(n, size)]
+            cut = [x[piece, piece] for x in products for piece in pieces(len(x), size)]
             assert place.stop - place.start == len(cut)
             for k, x in zip(range(place.start, place.stop), cut, strict=True):
                 desired[block][k, : len(x), : len(x)] = x
@@ -127,68 +123,55 @@ def test_steps_are_those_of_dense_matrices(getkey, size, choices):
         roots, residuals, rejected = kron.refresh_roots(
             factors, *empty_like(factors), 0, blocks=blocks, damping=0.1, tolerance=1e-2
         )
-        out = kron.precondition(
-            stacks, factors, roots, residuals, plan=plan, blocks=blocks, damping=0.0
-        )
-        return kron.from_stacks(out, plan), rejected
+        out = kron.precondition(stacks, roots, plan)
+        ready = kron.has_roots(residuals, plan)
+        return kron.from_stacks(out, plan), rejected, ready
 
     def root(gram):
         if blocks.normalize_trace:
             gram = gram / np.sqrt(np.trace(gram))
         return power_oracle(gram, -blocks.exponent, 0.1)
 
-    out, rejected = step(leaves)
+    out, rejected, ready = step(leaves)
     assert rejected == 0
+    assert ready.all()
     assert sorted(out) == MATRICES
     for i, actual in out.items():
         desired = desired_step(leaves[i], i, size, root)
         assert_close(actual, desired, amplification=30)
 
 
-@pytest.mark.parametrize("normalize", [False, True])
-def test_diagonals_stand_in_for_roots_that_are_not_there(getkey, normalize):
-    leaves, plan, blocks = setup(getkey(), size=16, normalize_trace=normalize)
-    stacks, factors = stacked(leaves, plan)
-
-    @jax.jit
-    def apply(stacks, factors):
-        empty = empty_like(factors)
-        options = {"plan": plan, "blocks": blocks, "damping": 0.1}
-        return kron.from_stacks(
-            kron.precondition(stacks, factors, *empty, **options), plan
-        )
-
-    def root(gram):
-        trace = np.trace(gram)
-        damped = np.diag(gram) + 0.1 * trace
-        return np.diag((damped / np.sqrt(trace) if normalize else damped) ** -0.25)
-
-    for i, actual in apply(stacks, factors).items():
-        assert_close(actual, desired_step(leaves[i], i, 16, root), amplification=4)
+def test_a_parameter_has_roots_when_all_its_factors_have(getkey):
+    _, plan, _ = setup(getkey(), size=16, classes=2, shards=4)
+    has_roots = jax.jit(lambda residuals: kron.has_roots(residuals, plan))
+    done = {
+        size: np.full(count, 0.3, "float32") for size, count in plan.num_factors.items()
+    }
+    assert has_roots(done).all()
+    nothing = {size: np.full_like(x, np.inf) for size, x in done.items()}
+    assert has_roots(nothing).tolist() == [i == 2 for i in range(6)]  # p2 is a vector
+    for size, residuals in done.items():
+        owners = plan.owners_of_factors(size)
+        for k in range(len(residuals)):
+            but_one = done | {size: np.where(np.arange(len(owners)) == k, np.inf, 0.3)}
+            ready = has_roots(jax.tree.map(np.float32, but_one))
+            assert ready.tolist() == [i != owners[k] for i in range(6)]
 
 
 def test_roots_are_applied_as_they_are(getkey):
-    """Random roots, of which each has its own place; no stand-in is mixed in."""
-    leaves, plan, blocks = setup(getkey(), size=16, classes=2)
+    """Random roots, of which each has its own place."""
+    leaves, plan, _ = setup(getkey(), size=16, classes=2)
     stacks, factors = stacked(leaves, plan)
     roots = {s: jnp.asarray(normal(getkey(), x.shape)) for s, x in factors.items()}
-    accepted = {s: jnp.zeros(len(x)) for s, x in factors.items()}
-    options = {"plan": plan, "blocks": blocks, "damping": 0.1}
-    apply = jax.jit(lambda *arrays: kron.precondition(*arrays, **options))
-    out = apply(stacks, factors, roots, accepted)
+    out = jax.jit(lambda *arrays: kron.precondition(*arrays, plan))(stacks, roots)
     steps = kron.from_stacks(out, plan)
     for i in MATRICES:
-        leaf, group = plan.leaves[i], plan.leaves[i].group
-        # The members of a group before this one, from which its place follows.
-        members = plan.groups[group]
-        before = members[: members.index(i)]
-        begin = sum(plan.leaves[k].matrix_shape[0] for k in before)
-        desired = []
-        for k, g in enumerate(matrices_of(leaves[i], i), start=begin):
+        leaf, desired = plan.leaves[i], []
+        for k, g in enumerate(matrices_of(leaves[i], i)):
             sides = []
             for place, size, count, part, length in [
-                (plan.left[group], group.row_size, group.rows, leaf.part[0], len(g)),
-                (plan.right[group], group.col_size, group.cols, leaf.part[1], len(g.T)),
+                (leaf.left, leaf.tile[0], leaf.rows, leaf.part[0], len(g)),
+                (leaf.right, leaf.tile[1], leaf.cols, leaf.part[1], len(g.T)),
             ]:
                 first = place.start + k * count
                 own = np.asarray(roots[size][first : first + count], "float64")
@@ -275,6 +258,23 @@ def test_each_root_has_its_turn(count, period, shards):
     assert turns.sum() == windows * most
 
 
+@pytest.mark.parametrize(("count", "shards"), [(5, 1), (12, 4), (1, 1)])
+def test_eager_steps_renew_every_root(count, shards):
+    blocks = Blocks(refresh_every=7, shards=shards, eager_steps=3)
+    eager, patient = refresher(blocks), refresher(Blocks(refresh_every=7, shards=shards))
+    stack, infinite = stack_of(count), np.full(count, np.inf, "float32")
+    desired = power_oracle(stack, -1 / 4, 1e-6)
+    for step in range(14):
+        new, residuals, rejected = eager(stack, np.zeros_like(stack), infinite, step)
+        assert rejected == 0
+        if step < 3:
+            assert_close(new, desired, amplification=100)
+            assert (residuals < 1e-2).all()
+        else:
+            same, *_ = patient(stack, np.zeros_like(stack), infinite, step)
+            assert (new == same).all()
+
+
 def test_the_work_is_spread_evenly():
     """Fewer windows than steps: they are as far apart as can be."""
     refresh = refresher(Blocks(refresh_every=10))
@@ -313,7 +313,7 @@ def test_a_factor_without_statistics_is_not_counted(root):
     new, residuals, rejected = refresh(stack, stack, infinite, 0)
     assert rejected == 0
     assert (new == 0).all()
-    assert (residuals == np.inf).all()
+    assert (residuals == 0).all()  # the root of zero, in its way: it is to wait for none
 
 
 def test_a_tolerance_that_nothing_meets():
@@ -341,11 +341,10 @@ def test_numbers_of_parameters_reach_their_factors(getkey, shards):
     numbers = jax.jit(lambda x: kron.per_factor(x, plan))(jnp.arange(1.0, 7.0))
     assert {s: len(x) for s, x in numbers.items()} == plan.num_factors
     seen = {size: np.zeros(len(x)) for size, x in numbers.items()}
-    for group, members in plan.groups.items():
-        batches = [plan.leaves[i].matrix_shape[0] for i in members]
-        owners = np.repeat(np.array(members) + 1.0, batches)
-        seen[group.row_size][plan.left[group]] = np.repeat(owners, group.rows)
-        seen[group.col_size][plan.right[group]] = np.repeat(owners, group.cols)
+    for i in MATRICES:
+        leaf = plan.leaves[i]
+        seen[leaf.tile[0]][leaf.left] = i + 1
+        seen[leaf.tile[1]][leaf.right] = i + 1
     for size, desired in seen.items():
         assert (numbers[size] == desired).all()
 

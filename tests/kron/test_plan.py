@@ -21,8 +21,7 @@ def longest_parts(plan):
     for leaf in plan.leaves:
         if leaf.axes is None:
             continue
-        sizes = (leaf.group.row_size, leaf.group.col_size)
-        for part, size, count in zip(leaf.part, sizes, leaf.num_factors, strict=True):
+        for part, size, count in zip(leaf.part, leaf.tile, leaf.num_factors, strict=True):
             parts.setdefault(size, []).extend([part] * count)
     return parts
 
@@ -50,12 +49,12 @@ def test_plans_hold_together(shapes, size, classes, shards):
             continue
         batch, m, n = leaf.matrix_shape
         assert batch * m * n == math.prod(shape)
-        rows, row_size, cols, col_size = leaf.group
-        assert leaf.num_factors == (batch * rows, batch * cols)
-        for length, count, part, block in [
-            (m, rows, leaf.part[0], row_size),
-            (n, cols, leaf.part[1], col_size),
-        ]:
+        counts = (leaf.rows, leaf.cols)
+        assert leaf.num_factors == (batch * leaf.rows, batch * leaf.cols)
+        assert leaf.num_tiles == batch * leaf.rows * leaf.cols
+        for length, count, part, block in zip(
+            (m, n), counts, leaf.part, leaf.tile, strict=True
+        ):
             # As few equal parts as the size allows, and a block that holds them.
             assert count == math.ceil(length / size)
             assert part == math.ceil(length / count)
@@ -64,26 +63,58 @@ def test_plans_hold_together(shapes, size, classes, shards):
     parts = longest_parts(plan)
     assert len(parts) <= classes
     assert sorted(parts) == list(plan.num_factors)
-    check_slices(plan, parts, shards)
+    check_places(plan, parts, shards)
+    check_tiles(plan)
 
 
-def check_slices(plan, parts, shards):
-    """The stack of each size is cut into the groups' left and right blocks."""
+def places_of(leaf):
+    """The places of a parameter's factors: pairs of a size and an index."""
+    sides = zip(leaf.tile, (leaf.left, leaf.right), strict=True)
+    return [(size, k) for size, side in sides for k in range(side.start, side.stop)]
+
+
+def check_places(plan, parts, shards):
+    """Every place in a stack is one parameter's, or spare."""
+    matrices = [i for i, leaf in enumerate(plan.leaves) if leaf.axes is not None]
+    owner = {}
+    for i in matrices:
+        leaf = plan.leaves[i]
+        assert len(places_of(leaf)) == sum(leaf.num_factors)
+        assert not owner.keys() & places_of(leaf)
+        owner |= dict.fromkeys(places_of(leaf), i)
     for size, total in plan.num_factors.items():
-        slices = [plan.left[group] for group in plan.groups if group.row_size == size]
-        slices += [plan.right[group] for group in plan.groups if group.col_size == size]
-        covered = sorted(i for s in slices for i in range(s.start, s.stop))
-        assert covered == list(range(len(parts[size])))
+        used = len(parts[size])
         assert total % shards == 0
-        assert len(covered) <= total < len(covered) + shards
-    members = sorted(i for indices in plan.groups.values() for i in indices)
-    assert members == [i for i, leaf in enumerate(plan.leaves) if leaf.axes is not None]
-    for group, indices in plan.groups.items():
-        matrices = sum(plan.leaves[i].matrix_shape[0] for i in indices)
-        assert all(plan.leaves[i].group == group for i in indices)
-        left, right = plan.left[group], plan.right[group]
-        assert left.stop - left.start == matrices * group.rows
-        assert right.stop - right.start == matrices * group.cols
+        assert used <= total < used + shards
+        owners = [owner.get((size, k), -1) for k in range(total)]
+        assert min(owners[:used]) >= 0
+        assert plan.owners_of_factors(size).tolist() == owners
+
+
+def check_tiles(plan):
+    """Tiles lie in the order parameter, matrix, row, column; a row shares its left
+    factor, a column its right one."""
+    members = plan.stack_members()
+    assert sorted(itertools.chain(*members.values())) == [
+        i for i, leaf in enumerate(plan.leaves) if leaf.axes is not None
+    ]
+    for size, indices in members.items():
+        expected = []
+        for i in indices:
+            leaf = plan.leaves[i]
+            assert leaf.tile == size
+            expected += [
+                (
+                    i,
+                    leaf.left.start + b * leaf.rows + r,
+                    leaf.right.start + b * leaf.cols + c,
+                )
+                for b in range(leaf.matrix_shape[0])
+                for r in range(leaf.rows)
+                for c in range(leaf.cols)
+            ]
+        told = (plan.owners_of_tiles(size), *plan.factors_of_tiles(size))
+        assert list(zip(*(x.tolist() for x in told), strict=True)) == expected
 
 
 def cost(sizes, parts):

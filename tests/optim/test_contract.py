@@ -14,13 +14,18 @@ from jaxla import testing
 from jaxla.optim import Blocks, shampoo
 
 
+# Checks make a few steps: with the default period they would see hardly any root.
 SMALL = Blocks(size=8, refresh_every=1)
-SQUARE = Blocks(size=8, exponent=1 / 2, normalize_trace=True)
+SOME = Blocks(size=8, refresh_every=2)
+EAGER = Blocks(size=8, eager_steps=1)
+SQUARE = Blocks(
+    size=8, refresh_every=2, eager_steps=1, exponent=1 / 2, normalize_trace=True
+)
 
 EVERY_CHECK = {
     "optax.adamw": optax.adamw,  # the control
     # Several blocks a matrix, as any model has.
-    "shampoo": functools.partial(shampoo, blocks=Blocks(size=8)),
+    "shampoo": functools.partial(shampoo, blocks=SOME),
 }
 MOST_CHECKS = {
     "small-after": functools.partial(shampoo, blocks=SMALL, momentum="after"),
@@ -28,9 +33,13 @@ MOST_CHECKS = {
 }
 CHEAP_CHECKS = {
     "defaults": shampoo,
-    "sgd": functools.partial(shampoo, graft="sgd"),
-    "after-none": functools.partial(shampoo, momentum="after", graft="none"),
-    "eigh": functools.partial(shampoo, blocks=Blocks(size=8, root="eigh")),
+    "sgd": functools.partial(shampoo, graft="sgd", blocks=EAGER),
+    "after-none": functools.partial(
+        shampoo, momentum="after", graft="none", blocks=EAGER
+    ),
+    "eigh": functools.partial(
+        shampoo, blocks=Blocks(size=8, refresh_every=1, root="eigh")
+    ),
     "bfloat16": functools.partial(shampoo, mu_dtype="bfloat16"),
 }
 # Those that compile nothing, or share what the first of them compiles.

@@ -146,7 +146,7 @@ def test_the_step_does_not_depend_on_the_scale_of_the_loss(graft):
     expected, _ = run(opt, grads[0], grads)
     for scale in (1e-15, 1e12):
         updates, states = run(opt, grads[0], [scale * g for g in grads])
-        assert not states[-1].nonfinite.any()
+        assert not any(jax.tree.leaves(states[-1].nonfinite))
         size = scale if graft == "sgd" else 1.0
         assert_close([u / size for u in updates], expected, 1e-3)
 
@@ -207,7 +207,7 @@ def test_a_matrix_can_be_left_to_adam(rule):
 def test_grafting_takes_the_norm_and_keeps_the_direction(graft, momentum):
     grads = random_grads((12, 10), num_steps=3)
     b1 = 0.0 if momentum == "after" else 0.9  # so that each step shows by itself
-    blocks = Blocks(size=8, refresh_every=2)
+    blocks = Blocks(size=8, refresh_every=1)
     run_with = functools.partial(scale_by_shampoo, b1, blocks=blocks, momentum=momentum)
     updates, _ = run(run_with(graft=graft), grads[0], grads)
     directions, _ = run(run_with(graft="none"), grads[0], grads)
