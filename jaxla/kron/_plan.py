@@ -43,8 +43,8 @@ class LeafPlan:
     cols: int = 0
     part: TileSize = (0, 0)
     tile: TileSize = (0, 0)
-    left: slice = slice(0)
-    right: slice = slice(0)
+    left: slice = dataclasses.field(default_factory=lambda: slice(0, 0))
+    right: slice = dataclasses.field(default_factory=lambda: slice(0, 0))
 
     @property
     def num_factors(self) -> tuple[int, int]:
