@@ -66,7 +66,7 @@ def iterated(program):
 
 @pytest.mark.parametrize(
     ("kind", "set_mesh"),
-    [(AxisType.Auto, False), (AxisType.Explicit, False), (AxisType.Explicit, True)],
+    [(kind, by) for kind in (AxisType.Auto, AxisType.Explicit) for by in (False, True)],
     ids=str,
 )
 def test_spread_over_devices_equals_one_device(kind, set_mesh):
