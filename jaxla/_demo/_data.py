@@ -154,7 +154,10 @@ def _entry(path: Path, arrays: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
 
 def _check(path: Path, x: np.ndarray, y: np.ndarray) -> None:
     if x.ndim < 2 or 0 in x.shape[1:]:
-        raise BadData(f"`x` in {path} must have shape (n, ...); got {x.shape}.")
+        raise BadData(
+            f"`x` in {path} must have at least two axes, such as (n, features), none of "
+            f"length zero; got {x.shape}."
+        )
     if y.ndim != 1:
         raise BadData(f"`y` in {path} must have shape (n,); got {y.shape}.")
     if len(x) != len(y):
@@ -167,8 +170,8 @@ def _check(path: Path, x: np.ndarray, y: np.ndarray) -> None:
         raise BadData(f"`x` in {path} must have a real dtype; got {x.dtype}.")
     if y.dtype.kind not in "biu":
         raise BadData(
-            f"`y` in {path} must have an integer dtype; got {y.dtype}. If it holds whole "
-            "numbers, convert it by `y.astype(int)`."
+            f"`y` in {path} must have an integer dtype; got {y.dtype}. Convert whole "
+            "numbers by `y.astype(int)`, names by `np.unique(y, return_inverse=True)[1]`."
         )
     bad = ~np.isfinite(x)
     if bad.any():

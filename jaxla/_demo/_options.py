@@ -74,7 +74,8 @@ def _parser() -> argparse.ArgumentParser:
         "--data",
         type=Path,
         metavar="FILE.npz",
-        help="your own data instead: `x` of shape (n, ...), and `y`, n integer labels",
+        help="your own data instead: `x` of shape (n, features), or with more axes, and "
+        "`y`, n integer labels",
     )
     add(
         "--optimizers",

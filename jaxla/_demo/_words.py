@@ -33,7 +33,7 @@ def _to_target(base: Row, row: Row, target: float) -> str:
         return f"{_missed(row, target)} {loss}, {_missed(base, target)} it either."
     first, *second = [
         f"{r.optimizer} took {_count(r.reached[target].steps, 'step')} and "
-        f"{_seconds(r.reached[target].seconds)}"
+        f"{_seconds(r.reached[target].seconds)}{_in_some_seeds(r, target)}"
         for r in there
     ]
     if not second:
@@ -46,6 +46,11 @@ def _to_target(base: Row, row: Row, target: float) -> str:
         f"To {loss} {first}, {second[0]}: {_number(b.steps / a.steps)} times the steps, "
         f"{_number(b.seconds / a.seconds)} times the seconds."
     )
+
+
+def _in_some_seeds(row: Row, target: float) -> str:
+    count = row.reached[target].count
+    return "" if count == row.seeds else f" (in {count} of {row.seeds} seeds)"
 
 
 def _missed(row: Row, target: float) -> str:

@@ -83,8 +83,8 @@ def refresh_roots(
     Step `count` serves every `refresh_every`-th part of each stack, so that no
     step is slow and each root is renewed once in `refresh_every` steps; the first
     `eager_steps` serve all. A new root whose residual is above `tolerance`, or not
-    finite, is rejected and the old one stays. A factor that is zero, because it has
-    no statistics yet, gets a root of zero with a residual of zero.
+    finite, is rejected and the old one stays. A factor that is zero has no statistics
+    yet, and no root; that does not count as a rejection.
 
     **Arguments:**
 
@@ -164,37 +164,45 @@ def precondition(stacks: Stacks, roots: Factors, plan: Plan) -> Stacks:
     return out
 
 
-def has_roots(residuals: PerFactor, plan: Plan) -> Bool[Array, " leaves"]:
+def has_roots(
+    factors: Factors, residuals: PerFactor, plan: Plan
+) -> Bool[Array, " leaves"]:
     """Tells which parameters have a root for each of their factors.
 
     **Arguments:**
 
-    - `residuals`: as of [`jaxla.kron.refresh_roots`][]: infinite where no root has
-        been accepted yet.
+    - `factors`, `residuals`: as of [`jaxla.kron.refresh_roots`][]. A residual is
+        infinite where no root has been accepted yet.
     - `plan`: the plan.
 
     **Returns:**
 
-    One boolean a parameter of the plan; true for one without factors.
+    One boolean a parameter of the plan. A factor that is zero is not waited for:
+    nothing is to be preconditioned by it.
 
     !!! example
 
         >>> import jax.numpy as jnp
         >>> plan = jaxla.kron.make_plan(["w"], [jnp.ones((8, 8))], jaxla.kron.Blocks())
-        >>> print(jaxla.kron.has_roots({8: jnp.array([0.0, jnp.inf])}, plan))
+        >>> factors = {8: jnp.stack([jnp.eye(8)] * 2)}
+        >>> print(jaxla.kron.has_roots(factors, {8: jnp.array([0.0, jnp.inf])}, plan))
         [False]
     """
-    missing = []
+    missing = {
+        size: jnp.isinf(residuals[size]) & _has_statistics(stack)
+        for size, stack in factors.items()
+    }
+    counts = []
     for row_size, col_size in plan.stack_members():
         left, right = plan.factors_of_tiles((row_size, col_size))
-        missing.append(
+        counts.append(
             jax.ops.segment_sum(
-                jnp.isinf(residuals[row_size][left] + residuals[col_size][right]) * 1.0,
+                (missing[row_size][left] | missing[col_size][right]).astype(jnp.float32),
                 plan.owners_of_tiles((row_size, col_size)),
                 len(plan.leaves),
             )
         )
-    return functools.reduce(jnp.add, missing) == 0
+    return functools.reduce(jnp.add, counts) == 0
 
 
 def per_factor(per_leaf: Float[Array, " leaves"], plan: Plan) -> PerFactor:
@@ -293,10 +301,7 @@ def _refresh_window(
         window = [_window(x, begin, length) for x in stacks]
         factors, old_root, old_residual = window
         new_root, new_residual = root(factors)
-        # A factor without any statistics yet: zero is its root, and none was refused.
-        empty = jnp.abs(factors).max((-2, -1)) == 0
-        new_residual = jnp.where(empty, 0, new_residual)
-        accept = empty | (new_residual <= tolerance)
+        accept = new_residual <= tolerance
         kept = (
             jnp.where(accept[..., None, None], new_root, old_root),
             jnp.where(accept, new_residual, old_residual),
@@ -304,7 +309,8 @@ def _refresh_window(
         updated = [
             _put_window(x, y, begin) for x, y in zip(stacks[1:], kept, strict=True)
         ]
-        return *updated, jnp.sum(~accept, dtype=jnp.int32)
+        refused = ~accept & _has_statistics(factors)
+        return *updated, jnp.sum(refused, dtype=jnp.int32)
 
     def keep(stacks):
         return *stacks[1:], jnp.zeros([], jnp.int32)
@@ -347,6 +353,11 @@ def _window(x: Array, begin: Array, length: int) -> Array:
 def _put_window(x: Array, window: Array, begin: Array) -> Array:
     zero = jnp.zeros([], begin.dtype)
     return jax.lax.dynamic_update_slice(x, window, (zero, begin, *[zero] * (x.ndim - 2)))
+
+
+def _has_statistics(stack: Array) -> Array:
+    """Which factors are not zero; one that is not finite is not."""
+    return jnp.abs(stack).max((-2, -1)) != 0
 
 
 def _trace(stack: Array) -> Array:

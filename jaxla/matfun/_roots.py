@@ -101,7 +101,7 @@ def inverse_pth_root(
     matrix = as_square_matrix("matrix", matrix)
     dtype = compute_dtype(matrix.dtype)
     if floor is None and isinstance(damping, (int, float)) and damping > 0:
-        floor = max(_default_floor(dtype), damping / (1 + damping))
+        floor = max(_default_floor(dtype), min(damping / (1 + damping), 0.5))
     rows = _coefficients(p, floor, dtype)
 
     def eye():
@@ -124,7 +124,7 @@ def inverse_pth_root(
     start = (jnp.broadcast_to(eye(), a.shape), (a + shift * eye()) / scale)
     (x, m), _ = jax.lax.scan(stage, start, jnp.array(rows, dtype))
     residual, norm = _frobenius(m - eye()), _frobenius(x)
-    rescale = (unit * scale) ** (-1 / p)
+    rescale = unit ** (-1 / p) * scale ** (-1 / p)  # their product may overflow
     # A finite norm: no entry has overflown, nor will it when it is rescaled.
     usable, by = usable[..., 0, 0], rescale[..., 0, 0]
     good = usable & jnp.isfinite(residual) & jnp.isfinite(norm * by)

@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import fnmatch
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -32,7 +33,8 @@ def describe(opt: optax.GradientTransformation, params: Any) -> str:
 
     A text for `print`: for each parameter its path and shape, how it is treated, and
     its left and right blocks; then for each block size the number of factors and of
-    roots a step, the cost of these roots, and the bytes of the state.
+    roots a step, the cost of these roots, and the bytes of the state. Rules that match
+    no parameter are named.
 
     !!! example
 
@@ -97,6 +99,9 @@ def _tables(plan: kron.Plan, blocks: kron.Blocks) -> Iterator[str]:
         right_blocks = f"{right} of {leaf.tile[1]}"
         rows.append((leaf.path, shape, matrix, left_blocks, right_blocks))
     yield _align(rows)
+    unused = _unused(plan, blocks)
+    if unused:
+        yield f"rules that match no parameter: {', '.join(map(repr, unused))}"
     rows = [("block size", "factors", "roots a step", "MFLOP a step")]
     for size, count in plan.num_factors.items():
         roots = kron.roots_per_step(count, blocks)
@@ -104,6 +109,18 @@ def _tables(plan: kron.Plan, blocks: kron.Blocks) -> Iterator[str]:
         rows.append((str(size), str(count), str(roots), f"{mflop:.0f}"))
     if len(rows) > 1:
         yield _align(rows)
+
+
+def _unused(plan: kron.Plan, blocks: kron.Blocks) -> list[str]:
+    """The patterns in the rules that match no path."""
+    if callable(blocks.rules):
+        return []
+    paths = [leaf.path for leaf in plan.leaves]
+    return [
+        pattern
+        for pattern in blocks.rules
+        if not any(fnmatch.fnmatch(path, pattern) for path in paths)
+    ]
 
 
 def _align(rows: Sequence[tuple[str, ...]]) -> str:

@@ -254,7 +254,10 @@ def _update(updates, state: ScaleByShampooState, hyper: _Hyperparameters):
         jnp.isfinite(sum_of_squares(jax.lax.optimization_barrier(g))) for g in grads
     ]
     # A refused gradient has weight zero in every average, and is not counted.
-    steps = [n + ok for n, ok in zip(jax.tree.leaves(state.steps), finite, strict=True)]
+    steps = [
+        n + ok.astype(n.dtype)
+        for n, ok in zip(jax.tree.leaves(state.steps), finite, strict=True)
+    ]
     decays = jnp.stack([jnp.asarray(b, jnp.float32) for b in (hyper.b1, hyper.b2)])
     weights = [
         jnp.where(ok, kron.debiased_weight(decays, n), 0)
@@ -333,7 +336,7 @@ def _precondition(
     stacks = kron.precondition(stacks, state.roots, plan)
     if hyper.graft != "none":
         stacks = kron.graft(stacks, _sizes(source, nu, plan, hyper, dtype), plan)
-    ready = kron.has_roots(state.residuals, plan)
+    ready = kron.has_roots(state.factors, state.residuals, plan)
     out = list(adam)
     for i, x in kron.from_stacks(stacks, plan).items():
         other = 0 if hyper.graft == "none" else out[i]

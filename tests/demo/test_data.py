@@ -29,7 +29,7 @@ BAD_ARRAYS = {
         dict(x=X.astype(object), y=Y),
         r"`x` in .* holds Python objects; expected an array of numbers\.",
     ),
-    "rank of x": (dict(x=X[:, 0], y=Y), r"`x` .* shape \(n, \.\.\.\); got \(30,\)\."),
+    "rank of x": (dict(x=X[:, 0], y=Y), r"`x` .* at least two axes.*; got \(30,\)\."),
     "no features": (dict(x=X[:, :0], y=Y), r"`x` .* got \(30, 0\)\."),
     "rank of y": (dict(x=X, y=Y[:, None]), r"`y` .* shape \(n,\); got \(30, 1\)\."),
     "lengths": (dict(x=X, y=Y[:-1]), r"the same length; got 30 and 29\."),
@@ -38,7 +38,7 @@ BAD_ARRAYS = {
     "complex": (dict(x=X + 0j, y=Y), r"`x` .* must have a real dtype; got complex128\."),
     "float labels": (
         dict(x=X, y=Y.astype(float)),
-        r"`y` .* must have an integer dtype; got float64\. If .* `y\.astype\(int\)`\.",
+        r"`y` .* must have an integer dtype; got float64\. Convert .* `y\.astype\(int\)`",
     ),
     "nan": (dict(x=with_nan((7, 2)), y=Y), r"`x` .* 1 entries .* NaN .* example 7\."),
     "inf": (dict(x=with_nan(4, np.inf), y=Y), r"`x` .* 4 entries .* in example 4\."),

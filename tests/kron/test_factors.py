@@ -124,7 +124,7 @@ def test_steps_are_those_of_dense_matrices(getkey, size, choices):
             factors, *empty_like(factors), 0, blocks=blocks, damping=0.1, tolerance=1e-2
         )
         out = kron.precondition(stacks, roots, plan)
-        ready = kron.has_roots(residuals, plan)
+        ready = kron.has_roots(factors, residuals, plan)
         return kron.from_stacks(out, plan), rejected, ready
 
     def root(gram):
@@ -143,19 +143,22 @@ def test_steps_are_those_of_dense_matrices(getkey, size, choices):
 
 def test_a_parameter_has_roots_when_all_its_factors_have(getkey):
     _, plan, _ = setup(getkey(), size=16, classes=2, shards=4)
-    has_roots = jax.jit(lambda residuals: kron.has_roots(residuals, plan))
-    done = {
-        size: np.full(count, 0.3, "float32") for size, count in plan.num_factors.items()
-    }
-    assert has_roots(done).all()
-    nothing = {size: np.full_like(x, np.inf) for size, x in done.items()}
-    assert has_roots(nothing).tolist() == [i == 2 for i in range(6)]  # p2 is a vector
+    has_roots = jax.jit(lambda *stacks: kron.has_roots(*stacks, plan))
+    counts = plan.num_factors.items()
+    some = {n: np.broadcast_to(np.eye(n, dtype="float32"), (k, n, n)) for n, k in counts}
+    done = {size: np.full(count, 0.3, "float32") for size, count in counts}
+    assert has_roots(some, done).all()
+    never = {size: np.full_like(x, np.inf) for size, x in done.items()}
+    assert has_roots(some, never).tolist() == [i == 2 for i in range(6)]  # p2: a vector
     for size, residuals in done.items():
         owners = plan.owners_of_factors(size)
         for k in range(len(residuals)):
-            but_one = done | {size: np.where(np.arange(len(owners)) == k, np.inf, 0.3)}
-            ready = has_roots(jax.tree.map(np.float32, but_one))
-            assert ready.tolist() == [i != owners[k] for i in range(6)]
+            here = np.arange(len(residuals)) == k
+            one = done | {size: np.where(here, np.float32(np.inf), residuals)}
+            assert has_roots(some, one).tolist() == [i != owners[k] for i in range(6)]
+            # A factor that is zero is not waited for.
+            zero = some | {size: np.where(here[:, None, None], 0, some[size])}
+            assert has_roots(zero, one).all()
 
 
 def test_roots_are_applied_as_they_are(getkey):
@@ -313,7 +316,7 @@ def test_a_factor_without_statistics_is_not_counted(root):
     new, residuals, rejected = refresh(stack, stack, infinite, 0)
     assert rejected == 0
     assert (new == 0).all()
-    assert (residuals == 0).all()  # the root of zero, in its way: it is to wait for none
+    assert (residuals == np.inf).all()
 
 
 def test_a_tolerance_that_nothing_meets():

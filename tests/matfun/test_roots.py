@@ -311,3 +311,37 @@ def test_message_on_matrix():
         message = f"`matrix` must have a real floating-point dtype; got {dtype}."
         with pytest.raises(TypeError, match=re.escape(message)):
             inverse_pth_root(jnp.ones((2, 2), dtype), 4)
+
+
+def stages(damping):
+    """The steps of the iteration, by the scan in the program."""
+    program = jax.make_jaxpr(lambda a: inverse_pth_root(a, 4, damping=damping))
+    (scan,) = (e for e in program(jnp.eye(4)).eqns if e.primitive.name == "scan")
+    return scan.params["length"]
+
+
+def test_damping_that_is_a_number_saves_steps():
+    steps = [stages(damping) for damping in (1e-6, 1e-4, 1e-2, 1.0, 1e20)]
+    assert steps == sorted(steps, reverse=True)
+    assert steps[0] > steps[1] > steps[2] > steps[3]
+    # Of one that is traced nothing is known.
+    assert stages(jnp.float32(1e-2)) == stages(1e-6)
+
+
+@pytest.mark.parametrize("p", [1, 4])
+@pytest.mark.parametrize("damping", [1e-4, 1e-2, 1.0, 30.0])
+def test_fewer_steps_are_enough(getkey, p, damping):
+    matrix = psd_with_spectrum(getkey(), np.geomspace(1e-9, 1, 12))
+    root, residual = inverse_pth_root(jnp.asarray(matrix, "float32"), p, damping=damping)
+    bound = np.sum(np.linalg.eigvalsh(matrix) ** 8) ** (1 / 8)
+    damped = matrix + damping * bound * np.eye(12)
+    assert residual < 1e-4
+    assert_close(root, power_oracle(damped, -1 / p, 0.0), amplification=10 / damping + 30)
+
+
+@pytest.mark.parametrize("p", [2, 4, 8])  # the inverse itself would be subnormal
+def test_the_largest_numbers_have_roots(p):
+    values = 2e38 * np.linspace(0.5, 1, 8)
+    root, residual = inverse_pth_root(jnp.diag(jnp.asarray(values, "float32")), p)
+    assert residual < 1e-4
+    np.testing.assert_allclose(jnp.diag(root), values ** (-1 / p), rtol=1e-4)

@@ -97,3 +97,12 @@ def test_nothing_is_computed():
 def test_there_must_be_something_to_tell(opt):
     with pytest.raises(ValueError, match="`opt` has no blocked optimizer of jaxla in it"):
         describe(opt, PARAMS)
+
+
+def test_rules_that_match_nothing_are_named():
+    params = {"embed": jnp.ones((8, 4)), "layer": {"embed": jnp.ones((8, 4))}}
+    rules = {"embed": "diagonal", "head": "diagonal", "nome*": "matrix"}
+    text = describe(shampoo(0.1, blocks=Blocks(rules=rules)), params)
+    assert "rules that match no parameter: 'head', 'nome*'" in text
+    text = describe(shampoo(0.1, blocks=Blocks(rules={"*embed": "diagonal"})), params)
+    assert "match no parameter" not in text

@@ -112,6 +112,56 @@ def test_rows_that_never_get_a_gradient_do_not_keep_it_waiting():
         assert (update[8:] == 0).all()
 
 
+@pytest.mark.parametrize("eager_steps", [0, 1])
+@pytest.mark.parametrize("bad", [0.0, np.nan])
+def test_a_bad_start_freezes_nothing(bad, eager_steps):
+    """As the first gradient of a LoRA factor, or one that overflows in float16."""
+    grads = random_grads((16, 8), num_steps=8)
+    blocks = Blocks(size=8, refresh_every=5, eager_steps=eager_steps)
+    opt = scale_by_shampoo(0.0, blocks=blocks)
+    updates, states = run(opt, grads[0], [bad * grads[0], *grads])
+    assert int(states[1].rejected) == 0
+    assert not updates[0].any()
+    adam = run(optax.scale_by_adam(0.0, 0.99), grads[0], grads)[0]
+    if bad == 0:  # which Adam takes for a gradient like any other
+        zero = [0 * grads[0], *grads]
+        adam = run(optax.scale_by_adam(0.0, 0.99), grads[0], zero)[0][1:]
+    # Adam's own steps until all three roots have had a turn, and its size ever after.
+    np.testing.assert_allclose(updates[1], adam[0], rtol=1e-5)
+    for update, like in zip(updates[1:], adam, strict=True):
+        size = np.linalg.norm(like)
+        np.testing.assert_allclose(np.linalg.norm(update), size, rtol=1e-5)
+    assert np.isfinite(states[-1].residuals[8]).all()
+    assert np.abs(updates[-1] - adam[-1]).max() > 0.1
+
+
+def test_rows_that_wake_up_are_stepped_at_once():
+    grads = [g.at[8:].set(0) for g in random_grads((16, 8), num_steps=4)]
+    grads += random_grads((16, 8), num_steps=6)
+    blocks = Blocks(size=8, refresh_every=5)
+    updates, states = run(scale_by_shampoo(0.0, blocks=blocks), grads[0], grads)
+    for step in range(4, 10):
+        assert (np.abs(np.asarray(updates[step])[8:]).max(1) > 1e-3).all()
+        assert np.abs(updates[step]).max() < 10
+    assert np.isfinite(states[-1].residuals[8]).all()
+
+
+def test_mixed_precisions_share_the_widest(x64):
+    params = {"w": jnp.ones((8, 8), "float32"), "v": jnp.ones((8, 8), "float64")}
+    state = scale_by_shampoo().init(params)
+    assert state.factors[8].dtype == state.roots[8].dtype == jnp.float64
+    updates, _ = jax.jit(scale_by_shampoo().update)(params, state)
+    assert jax.tree.map(lambda x: x.dtype, updates) == {"w": "float32", "v": "float64"}
+
+
+def test_no_dtype_is_promoted_by_itself():
+    params = {"w": jnp.ones((8, 6), "bfloat16"), "b": jnp.ones(6, "float32")}
+    opt = scale_by_shampoo(blocks=Blocks(size=8, refresh_every=2, eager_steps=1))
+    with jax.numpy_dtype_promotion("strict"):
+        updates, _ = jax.jit(opt.update)(params, opt.init(params))
+    assert jax.tree.map(lambda x: x.dtype, updates) == {"w": "bfloat16", "b": "float32"}
+
+
 def test_refused_roots_are_counted_and_the_old_ones_kept():
     grads = random_grads((16, 8), num_steps=3)
     blocks = Blocks(size=8, refresh_every=1)
