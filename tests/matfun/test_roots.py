@@ -316,7 +316,9 @@ def test_message_on_matrix():
 def stages(damping):
     """The steps of the iteration, by the scan in the program."""
     program = jax.make_jaxpr(lambda a: inverse_pth_root(a, 4, damping=damping))
-    (scan,) = (e for e in program(jnp.eye(4)).eqns if e.primitive.name == "scan")
+    (scan,) = (
+        e for e in program(jnp.eye(4, dtype="float32")).eqns if e.primitive.name == "scan"
+    )
     return scan.params["length"]
 
 
