@@ -26,15 +26,20 @@ def compute_dtype(dtype: DTypeLike) -> np.dtype:
 
 def sum_of_squares(x: jax.Array) -> jax.Array:
     """The sum of the squares of all entries; not finite where one is not."""
+    # The barrier keeps XLA from making one sum of the two, which is compiled anew for
+    # each shape. The second is the same for all.
     rows = jax.lax.optimization_barrier(jnp.sum(_as_matrix(x) ** 2, 1))
     return jnp.sum(_as_matrix(rows))
 
 
 def norm(x: jax.Array) -> jax.Array:
     """The Euclidean norm of all entries; not finite where one is not."""
-    total = sum_of_squares(x)
-    # The square root of an exact zero has no derivative.
-    return jnp.where(total == 0, 0, jnp.sqrt(jnp.where(total == 0, 1, total)))
+    return safe_sqrt(sum_of_squares(x))
+
+
+def safe_sqrt(x: jax.Array) -> jax.Array:
+    """The square root, with a derivative of zero at zero, where it has none."""
+    return jnp.where(x == 0, 0, jnp.sqrt(jnp.where(x == 0, 1, x)))
 
 
 def _as_matrix(x: jax.Array) -> jax.Array:

@@ -3,7 +3,7 @@
 import dataclasses
 import fnmatch
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from jaxla._errors import check_choice, check_int
@@ -130,3 +130,9 @@ class Blocks:
             if fnmatch.fnmatch(path, pattern):
                 return rule
         return None
+
+    def unused_rules(self, paths: Sequence[str]) -> list[str]:
+        """The patterns that match none of the paths."""
+        if callable(self.rules):
+            return []
+        return [p for p in self.rules if not fnmatch.filter(paths, p)]

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxla._dtypes import safe_sqrt
+
 from ._plan import Plan
 from ._stacks import Stacks
 
@@ -50,10 +52,8 @@ def graft(stacks: Stacks, sizes: Float[Array, " leaves"], plan: Plan) -> Stacks:
         jax.ops.segment_sum(jnp.sum(x * x, (1, 2)), owners[size], len(plan.leaves))
         for size, x in stacks.items()
     ]
-    total = functools.reduce(jnp.add, totals)
-    # The square root of an exact zero has no derivative.
-    zero = total == 0
-    ratio = jnp.where(zero, 0, sizes / jnp.sqrt(jnp.where(zero, 1, total)))
+    norms = safe_sqrt(functools.reduce(jnp.add, totals))
+    ratio = jnp.where(norms == 0, 0, sizes / jnp.where(norms == 0, 1, norms))
     return {
         size: x * ratio[owners[size]][:, None, None].astype(x.dtype)
         for size, x in stacks.items()

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float, ScalarLike
 
-from jaxla._dtypes import compute_dtype, matmul
+from jaxla._dtypes import compute_dtype, matmul, safe_sqrt
 from jaxla._errors import as_square_matrix, check_int
 
 from ._bounds import bound_of_scaled, next_power_of_two
@@ -180,6 +180,4 @@ def _power_times(t: Array, p: int, m: Array) -> Array:
 
 
 def _frobenius(x: Array) -> Array:
-    total = jnp.sum(x * x, axis=(-2, -1))
-    # The square root of an exact zero has no derivative.
-    return jnp.where(total == 0, 0, jnp.sqrt(jnp.where(total == 0, 1, total)))
+    return safe_sqrt(jnp.sum(x * x, axis=(-2, -1)))

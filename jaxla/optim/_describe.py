@@ -2,7 +2,6 @@
 
 import contextlib
 import contextvars
-import fnmatch
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -99,7 +98,7 @@ def _tables(plan: kron.Plan, blocks: kron.Blocks) -> Iterator[str]:
         right_blocks = f"{right} of {leaf.tile[1]}"
         rows.append((leaf.path, shape, matrix, left_blocks, right_blocks))
     yield _align(rows)
-    unused = _unused(plan, blocks)
+    unused = blocks.unused_rules([leaf.path for leaf in plan.leaves])
     if unused:
         yield f"rules that match no parameter: {', '.join(map(repr, unused))}"
     rows = [("block size", "factors", "roots a step", "MFLOP a step")]
@@ -109,18 +108,6 @@ def _tables(plan: kron.Plan, blocks: kron.Blocks) -> Iterator[str]:
         rows.append((str(size), str(count), str(roots), f"{mflop:.0f}"))
     if len(rows) > 1:
         yield _align(rows)
-
-
-def _unused(plan: kron.Plan, blocks: kron.Blocks) -> list[str]:
-    """The patterns in the rules that match no path."""
-    if callable(blocks.rules):
-        return []
-    paths = [leaf.path for leaf in plan.leaves]
-    return [
-        pattern
-        for pattern in blocks.rules
-        if not any(fnmatch.fnmatch(path, pattern) for path in paths)
-    ]
 
 
 def _align(rows: Sequence[tuple[str, ...]]) -> str:

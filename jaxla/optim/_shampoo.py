@@ -211,6 +211,10 @@ class _Hyperparameters(NamedTuple):
     def needs_nu(self, leaf: kron.LeafPlan) -> bool:
         return leaf.axes is None or self.graft == "adam"
 
+    def step_alone(self, leaf: kron.LeafPlan, mean, variance, eps):
+        """The step without preconditioner: Adam's, or the momentum itself."""
+        return mean / (jnp.sqrt(variance) + eps) if self.needs_nu(leaf) else mean
+
 
 def _init(params, hyper: _Hyperparameters) -> ScaleByShampooState:
     paths, leaves = named_leaves(params)
@@ -249,7 +253,8 @@ def _update(updates, state: ScaleByShampooState, hyper: _Hyperparameters):
         return updates, state._replace(count=optax.safe_increment(state.count))
     plan = kron.make_plan(paths, leaves, hyper.blocks)
     grads = [leaf.astype(compute_dtype(leaf.dtype)) for leaf in leaves]
-    # Nor will an entry of a Gram matrix overflow.
+    # Nor will an entry of a Gram matrix overflow. The barrier keeps XLA from storing the
+    # squares for the second moments.
     finite = [
         jnp.isfinite(sum_of_squares(jax.lax.optimization_barrier(g))) for g in grads
     ]
@@ -325,19 +330,18 @@ def _precondition(
     source, nu, state: ScaleByShampooState, plan: kron.Plan, hyper: _Hyperparameters
 ):
     """The direction of every parameter: Shampoo's for matrices, Adam's for the rest."""
-    adam = [
-        _adam(m, v, hyper.eps) if hyper.needs_nu(leaf) else m
+    out = [
+        hyper.step_alone(leaf, m, v, hyper.eps)
         for leaf, m, v in zip(plan.leaves, source, nu, strict=True)
     ]
     if not plan.num_factors:
-        return adam
+        return out
     dtype = _factor_dtype(source, plan)
     stacks = kron.to_stacks([m.astype(dtype) for m in source], plan)
     stacks = kron.precondition(stacks, state.roots, plan)
     if hyper.graft != "none":
         stacks = kron.graft(stacks, _sizes(source, nu, plan, hyper, dtype), plan)
     ready = kron.has_roots(state.factors, state.residuals, plan)
-    out = list(adam)
     for i, x in kron.from_stacks(stacks, plan).items():
         other = 0 if hyper.graft == "none" else out[i]
         out[i] = jnp.where(ready[i], x.astype(source[i].dtype), other)
@@ -351,16 +355,11 @@ def _sizes(source, nu, plan: kron.Plan, hyper: _Hyperparameters, dtype) -> jax.A
         if leaf.axes is None:
             sizes.append(jnp.zeros([], dtype))
             continue
-        if hyper.graft == "adam":
-            # The barrier keeps XLA from storing this for where it is needed once more.
-            eps = jnp.asarray(hyper.eps, m.dtype)
-            m = _adam(*jax.lax.optimization_barrier((m, v, eps)))
-        sizes.append(norm(m).astype(dtype))
+        # The barrier keeps XLA from storing the step for where it is needed once more.
+        eps = jnp.asarray(hyper.eps, m.dtype)
+        alone = hyper.step_alone(leaf, *jax.lax.optimization_barrier((m, v, eps)))
+        sizes.append(norm(alone).astype(dtype))
     return jnp.stack(sizes)
-
-
-def _adam(mean, variance, eps):
-    return mean / (jnp.sqrt(variance) + eps)
 
 
 def _factor_dtype(leaves, plan: kron.Plan) -> np.dtype:

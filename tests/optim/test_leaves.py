@@ -92,6 +92,7 @@ def test_blocks_must_be_blocks():
         ({"size": 100}, "`size` must be a multiple of 8; got 100"),
         ({"classes": 0}, "`classes` must be an integer, at least 1; got 0"),
         ({"refresh_every": 0}, "`refresh_every` must be an integer, at least 1; got 0"),
+        ({"eager_steps": -1}, "`eager_steps` must be an integer, at least 0; got -1"),
         ({"shards": 0}, "`shards` must be an integer, at least 1; got 0"),
         ({"root": "newton"}, "`root` must be one of 'auto', 'coupled', 'eigh'"),
         ({"exponent": -0.5}, "`exponent` must be a positive number; got -0.5"),
