@@ -42,6 +42,18 @@ def safe_sqrt(x: jax.Array) -> jax.Array:
     return jnp.where(x == 0, 0, jnp.sqrt(jnp.where(x == 0, 1, x)))
 
 
+def next_power_of_two(x: jax.Array) -> jax.Array:
+    """A power of two from `x` to `2 x`; such that its reciprocal is normal, too.
+
+    Scaling by it rounds nothing. For scales that a result does not depend on: no
+    derivative goes through it.
+    """
+    info = jnp.finfo(x.dtype)
+    x = 1.5 * jnp.clip(jax.lax.stop_gradient(x), 4 * info.tiny, info.max / 8)
+    # With no bit of the mantissa left it rounds to 2^k: exactly, as `exp2` does not.
+    return jax.lax.reduce_precision(x, info.nexp, 0)
+
+
 def _as_matrix(x: jax.Array) -> jax.Array:
     """All entries as a matrix of 4096 or more, if need be with zeros.
 

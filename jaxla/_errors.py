@@ -4,7 +4,7 @@ Every message names the argument in backticks, says what was expected and what
 came. All of them are raised while tracing: nothing here looks at a value.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import jax
 import jax.numpy as jnp
@@ -49,3 +49,21 @@ def check_int(name: str, value: object, *, low: int, high: int | None = None) ->
         raise TypeError(f"`{name}` must be a Python integer, {wanted}; got {value!r}.")
     if value < low or (high is not None and value > high):
         raise ValueError(f"`{name}` must be an integer, {wanted}; got {value}.")
+
+
+def refuse_derivative(fn: Callable, message: str) -> Callable:
+    """`fn`, which raises when it is differentiated, in either mode.
+
+    For what has no derivative that is right everywhere, such as eigenvectors: under
+    `jax.lax.stop_gradient` it can be used.
+    """
+
+    @jax.custom_jvp
+    def refusing(*args):
+        return fn(*args)
+
+    @refusing.defjvp
+    def _(primals, tangents):
+        raise NotImplementedError(message)
+
+    return refusing

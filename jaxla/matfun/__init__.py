@@ -13,6 +13,10 @@ the dtype that came in.
 """
 
 from ._bounds import eigenvalue_bound as eigenvalue_bound
+from ._lyapunov import (
+    MatrixSolution as MatrixSolution,
+    solve_symmetric_lyapunov as solve_symmetric_lyapunov,
+)
 from ._polar import (
     newton_schulz as newton_schulz,
     orthogonalize as orthogonalize,

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxla._dtypes import compute_dtype, matmul
+from jaxla._dtypes import compute_dtype, matmul, next_power_of_two
 from jaxla._errors import as_square_matrix
 
 
@@ -42,18 +42,6 @@ def eigenvalue_bound(matrix: Float[ArrayLike, "*batch n n"]) -> Float[Array, "*b
     # Entries near 1, so that no eighth power over- or underflows.
     unit = next_power_of_two(largest)
     return unit * bound_of_scaled(matrix / unit[..., None, None])
-
-
-def next_power_of_two(x: Array) -> Array:
-    """A power of two from `x` to `2 x`; such that its reciprocal is normal, too.
-
-    Scaling by it rounds nothing. For scales that a result does not depend on: no
-    derivative goes through it.
-    """
-    info = jnp.finfo(x.dtype)
-    x = 1.5 * jnp.clip(jax.lax.stop_gradient(x), 4 * info.tiny, info.max / 8)
-    # With no bit of the mantissa left it rounds to 2^k: exactly, as `exp2` does not.
-    return jax.lax.reduce_precision(x, info.nexp, 0)
 
 
 def bound_of_scaled(matrix: Array) -> Array:

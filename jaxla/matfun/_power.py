@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, ScalarLike
 
 from jaxla._dtypes import compute_dtype, matmul
-from jaxla._errors import as_square_matrix
+from jaxla._errors import as_square_matrix, refuse_derivative
 
 from ._bounds import eigenvalue_bound
 
@@ -93,7 +93,12 @@ def _power(a: Array, exponent: Array, least: Array, rcond: Array) -> Array:
 def _power_jvp(primals, tangents):
     a, exponent, least, rcond = primals
     da, dexponent, dleast, _ = tangents
-    raw, vectors, values, kept = _once_differentiable(_eigh_clamped)(a, least, rcond)
+    once = refuse_derivative(
+        _eigh_clamped,
+        "`psd_power` can be differentiated once only; for higher derivatives "
+        "of an inverse root use `jaxla.matfun.inverse_pth_root`.",
+    )
+    raw, vectors, values, kept = once(a, least, rcond)
     safe = jnp.where(kept, values, 1)
     powers = jnp.where(kept, safe**exponent, 0)
     clamped = raw < values
@@ -115,23 +120,6 @@ def _eigh_clamped(a: Array, least: Array, rcond: Array):
     # `kept` by negation: a comparison with NaN is false, and NaN must get through.
     kept = ~(values <= rcond * values.max(-1, keepdims=True, initial=0))
     return raw, vectors, values, kept
-
-
-def _once_differentiable(fn):
-    """`fn`, refusing to be differentiated: the eigenvectors have no derivative."""
-
-    @jax.custom_jvp
-    def primal(*args):
-        return fn(*args)
-
-    @primal.defjvp
-    def _(primals, tangents):
-        raise NotImplementedError(
-            "`psd_power` can be differentiated once only; for higher derivatives "
-            "of an inverse root use `jaxla.matfun.inverse_pth_root`."
-        )
-
-    return primal
 
 
 def _divided_differences(values: Array, kept: Array, exponent: Array) -> Array:

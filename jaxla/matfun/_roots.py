@@ -17,10 +17,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float, ScalarLike
 
-from jaxla._dtypes import compute_dtype, matmul, safe_sqrt
+from jaxla._dtypes import compute_dtype, matmul, next_power_of_two, safe_sqrt
 from jaxla._errors import as_square_matrix, check_int
 
-from ._bounds import bound_of_scaled, next_power_of_two
+from ._bounds import bound_of_scaled
 from ._minimax import Coefficients, inverse_root_coefficients
 
 
