@@ -6,13 +6,15 @@ equation, not from the eigenvectors (`jax.lax.custom_linear_solve`), and is righ
 at repeated eigenvalues, to every order.
 """
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Bool, Float
 
-from jaxla._dtypes import compute_dtype, matmul
+from jaxla._dtypes import compute_dtype, matmul, next_power_of_two
 from jaxla._errors import as_square_matrix
 from jaxla.factor import eigh
 
@@ -32,7 +34,7 @@ class MatrixSolution(NamedTuple):
 
 
 def solve_symmetric_lyapunov(
-    x: Float[ArrayLike, "*batch n n"], r: Float[ArrayLike, "*batch n n"]
+    x: Float[ArrayLike, "*#batch n n"], r: Float[ArrayLike, "*#batch n n"]
 ) -> MatrixSolution:
     r"""Solves $X Y + Y X = R$ for $Y$, where $X$ is symmetric.
 
@@ -40,7 +42,8 @@ def solve_symmetric_lyapunov(
 
     - `x`: $X$, symmetric; its symmetric part is taken. Usually positive definite.
         Half precision is computed in `float32`.
-    - `r`: $R$, any square matrix of the same size.
+    - `r`: $R$, any square matrix of the same size. The batch shapes of `x` and `r`
+        broadcast.
 
     **Returns:**
 
@@ -63,22 +66,14 @@ def solve_symmetric_lyapunov(
          [0.25 0.25]]
     """
     x, r = as_square_matrix("x", x), as_square_matrix("r", r)
-    if x.shape[-1] != r.shape[-1]:
-        raise ValueError(
-            f"`r` must have matrices of the size of `x`, {x.shape[-1]}; got {r.shape}."
-        )
-    out_dtype = jnp.result_type(x, r)
-    dtype = compute_dtype(out_dtype)
-    shape = jnp.broadcast_shapes(x.shape, r.shape)
-    x, r = (jnp.broadcast_to(a, shape).astype(dtype) for a in (x, r))
-    x = (x + x.mT) / 2
-    largest = jnp.maximum(*(jnp.abs(a).max((-2, -1), initial=0) for a in (x, r)))
-    usable = jnp.isfinite(largest)[..., None, None]
-    x, r = jnp.where(usable, x, 0), jnp.where(usable, r, 0)
+    check_size("r", r, x.shape[-1:] * 2)
+    (x, r), out_dtype, usable = prepare(x, r)
+    x, unit = normalize((x + x.mT) / 2)
+    r, r_unit = normalize(r)
     y = symmetric_lyapunov(x, r)
-    residual = relative_residual(matmul(x, y) + matmul(y, x) - r, [(x, y), (x, y)], r)
-    residual = jnp.where(usable[..., 0, 0], residual, jnp.inf)
-    return MatrixSolution(y.astype(out_dtype), residual)
+    rest = matmul(x, y) + matmul(y, x) - r
+    residual = relative_residual(rest, [(x, y), (x, y), (r,)])
+    return finish(y, r_unit / unit, residual, usable, out_dtype)
 
 
 def symmetric_lyapunov(x: Array, r: Array) -> Array:
@@ -99,9 +94,70 @@ def symmetric_lyapunov(x: Array, r: Array) -> Array:
     )
 
 
-def relative_residual(rest: Array, products: list[tuple[Array, Array]], r: Array) -> Array:
-    """The norm of `rest` over the sum of the norms that its terms can have."""
-    norm = lambda a: jnp.sqrt(jnp.sum(a * a, (-2, -1)))
-    rest, products, r = jax.lax.stop_gradient((rest, products, r))
-    size = norm(r) + sum(norm(a) * norm(b) for a, b in products)
-    return jnp.where(size == 0, 0, norm(rest) / jnp.where(size == 0, 1, size))
+def check_size(name: str, array: Array, shape: tuple[int, ...]) -> None:
+    """Whether the matrices of `array` have this shape, or an error."""
+    if array.shape[-2:] != shape:
+        raise ValueError(
+            f"`{name}` must have shape (..., {shape[0]}, {shape[1]}); got {array.shape}."
+        )
+
+
+def prepare(*arrays: Array) -> tuple[list[Array], jnp.dtype, Bool[Array, "*batch"]]:
+    """Coefficients of one rank in the dtype to compute in, their own, and who is usable.
+
+    Batch axes of length 1 come in front where there are fewer of them: batch shapes
+    broadcast, and what all members share is worked on once. A matrix with an entry that
+    is not finite is replaced by zero.
+    """
+    out_dtype = jnp.result_type(*arrays)
+    rank = max(array.ndim for array in arrays)
+    shapes = [(1,) * (rank - array.ndim) + array.shape for array in arrays]
+    jnp.broadcast_shapes(*(shape[:-2] for shape in shapes))  # or an error
+    wide = [
+        array.astype(compute_dtype(out_dtype)).reshape(shape)
+        for array, shape in zip(arrays, shapes, strict=True)
+    ]
+    finite = [jnp.isfinite(a).all((-2, -1), keepdims=True) for a in wide]
+    usable = finite[0]
+    for other in finite[1:]:
+        usable = usable & other
+    safe = [jnp.where(f, a, 0) for f, a in zip(finite, wide, strict=True)]
+    return safe, out_dtype, usable[..., 0, 0]
+
+
+def normalize(array: Array) -> tuple[Array, Array]:
+    """Matrices over a power of two at least as large as their entries, and that power."""
+    largest = jnp.abs(array).max((-2, -1), initial=0, keepdims=True)
+    unit = next_power_of_two(jnp.where(largest == 0, 1, largest))
+    return array / unit, unit
+
+
+def frobenius(array: Array) -> Array:
+    """Frobenius norms that neither overflow nor underflow on the way; no derivative."""
+    array, unit = normalize(jax.lax.stop_gradient(array))
+    return jnp.sqrt(jnp.sum(array * array, (-2, -1))) * unit[..., 0, 0]
+
+
+def symmetric_like(x: Array, q: Array) -> Array:
+    """`x`, made exactly symmetric where `q` is; with the derivative of `x`."""
+    symmetric = (q == q.mT).all((-2, -1), keepdims=True)
+    mean = jax.lax.stop_gradient((x + x.mT) / 2)
+    # Not `x + (mean - x)`, which rounds.
+    return jnp.where(symmetric, mean + (x - jax.lax.stop_gradient(x)), x)
+
+
+def relative_residual(rest: Array, terms: Sequence[tuple[Array, ...]]) -> Array:
+    """The norm of `rest` over the sum of the norms that the terms, products, can have."""
+    size = sum(math.prod(map(frobenius, factors)) for factors in terms)
+    return jnp.where(size == 0, 0, frobenius(rest) / jnp.where(size == 0, 1, size))
+
+
+def finish(
+    y: Array, unit: Array, residual: Array, good: Array, out_dtype
+) -> MatrixSolution:
+    """`unit * y`, or zero and an infinite residual where it is not `good` or not finite."""
+    # In the dtype that goes out: half precision may overflow where `float32` did not.
+    y = (unit * y).astype(out_dtype)
+    good = good & jnp.isfinite(y).all((-2, -1)) & jnp.isfinite(residual)
+    solution = jnp.where(good[..., None, None], y, 0)
+    return MatrixSolution(solution, jnp.where(good, residual, jnp.inf))

@@ -1,0 +1,111 @@
+r"""The discrete Lyapunov (Stein) equation $X = A X A^\top + Q$ by squared Smith doubling.
+
+$X = \sum_k A^k Q (A^\top)^k$, and each step doubles the number of terms
+(Smith, *Matrix equation XA + BX = C*, SIAM J. Appl. Math. 16, 1968).
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from jaxla._dtypes import matmul
+from jaxla._errors import as_square_matrix, check_int
+
+from ._lyapunov import (
+    check_size,
+    finish,
+    frobenius,
+    MatrixSolution,
+    normalize,
+    prepare,
+    relative_residual,
+    symmetric_like,
+)
+
+
+def solve_discrete_lyapunov(
+    a: Float[ArrayLike, "*#batch n n"],
+    q: Float[ArrayLike, "*#batch n n"],
+    *,
+    steps: int = 24,
+) -> MatrixSolution:
+    r"""Solves the discrete Lyapunov (Stein) equation $X = A X A^\top + Q$ for $X$.
+
+    The eigenvalues of $A$ must lie inside the unit circle.
+
+    **Arguments:**
+
+    - `a`: $A$, square. Half precision is computed in `float32`.
+    - `q`: $Q$, square, of the same size. The batch shapes of `a` and `q` broadcast.
+    - `steps`: at most so many doublings are done. A spectral radius of $1 - \delta$ takes
+        about $\log_2(1 / \delta) + 5$: 15 for 0.999 in `float64`, and the rest are skipped.
+
+    **Returns:**
+
+    [`jaxla.matfun.MatrixSolution`][]; the solution is symmetric where $Q$ is. Where the
+    powers of $A$ do not decay, `residual` is infinite.
+
+    **Cost:** in each step taken, three $2 n^3$ products. A derivative takes as many.
+
+    **Differentiation:** both modes and every order, with respect to both arguments. Zero
+    where `residual` is infinite.
+
+    !!! example
+
+        >>> import jax.numpy as jnp
+        >>> a = jnp.array([[0.5, 0.5], [0.0, 0.5]])
+        >>> print(jaxla.matfun.solve_discrete_lyapunov(a, jnp.eye(2)).solution)
+        [[2.074 0.444]
+         [0.444 1.333]]
+
+    ??? cite "Reference"
+
+        Smith, *Matrix equation XA + BX = C*, SIAM J. Appl. Math. 16, 1968.
+    """
+    a, q = as_square_matrix("a", a), as_square_matrix("q", q)
+    check_size("q", q, a.shape[-1:] * 2)
+    check_int("steps", steps, low=1)
+    (a, q), out_dtype, usable = prepare(a, q)
+    q, unit = normalize(q)
+    x, converged = discrete_lyapunov(a, q, steps)
+    x = symmetric_like(x, q)
+    rest = matmul(matmul(a, x), a.mT) + q - x
+    residual = relative_residual(rest, [(a, x, a), (x,), (q,)])
+    return finish(x, unit, residual, usable & converged, out_dtype)
+
+
+def discrete_lyapunov(a: Array, q: Array, steps: int) -> tuple[Array, Array]:
+    """The solution alone, and whether it converged, of normalized arrays of one rank."""
+    batch = jnp.broadcast_shapes(a.shape[:-2], q.shape[:-2])
+    q = jnp.broadcast_to(q, batch + q.shape[-2:])
+    fixed = jax.lax.stop_gradient(a)
+    x, last = jax.lax.custom_linear_solve(
+        lambda x: x - matmul(matmul(a, x), a.mT),
+        q,
+        lambda _, q: _smith(fixed, q, steps),
+        # Z = A^T Z A + G
+        lambda _, g: _smith(fixed.mT, g, steps),
+        has_aux=True,
+    )
+    return x, jax.lax.stop_gradient(last) < 1
+
+
+def _smith(a: Array, q: Array, steps: int) -> tuple[Array, Array]:
+    """The sum of `2^steps` terms, and the norm of the power of `A` that comes next."""
+    enough = jnp.finfo(a.dtype).eps / 4
+
+    def step(carry):
+        k, a, x, active = carry
+        new_x = jnp.where(active, x + matmul(matmul(a, x), a.mT), x)
+        square = matmul(a, a)
+        size = frobenius(square)[..., None, None]
+        # What has become infinite or NaN does not move.
+        moved = active & jnp.isfinite(size)
+        return k + 1, jnp.where(moved, square, a), new_x, moved & (size * size > enough)
+
+    def unfinished(carry):
+        return (carry[0] < steps) & carry[3].any()
+
+    start = (jnp.zeros((), "int32"), a, q, jnp.ones((*a.shape[:-2], 1, 1), bool))
+    _, a, x, _ = jax.lax.while_loop(unfinished, step, start)
+    return x, frobenius(a)
