@@ -164,20 +164,24 @@ def _choose(a: Array) -> str:
 
 
 def _decompose(method: str, a: Array) -> tuple[Array, Array]:
-    largest = jnp.abs(a).max((-2, -1), initial=0, keepdims=True)
-    usable = jnp.isfinite(largest)
-    unit = next_power_of_two(jnp.where(usable, largest, 1))
-    scaled = jnp.where(usable, a / unit, 0)
-    scaled = (scaled + scaled.mT) / 2
     method = _choose(a) if method == "auto" else method
     if method == "lapack":
-        w, v = jnp.linalg.eigh(scaled, symmetrize_input=False)
-    elif method == "closed" or a.shape[-1] < 2 or a.size == 0:
-        w, v = batch_last(eigh_closed, scaled)
-    else:
-        w, v = batch_last(eigh_jacobi, scaled)
-    v = jnp.where(usable, v, jnp.nan)
-    return jnp.where(usable[..., 0], w * unit[..., 0], jnp.nan), v
+        return _scaled(functools.partial(jnp.linalg.eigh, symmetrize_input=False), a)
+    small = method == "closed" or a.shape[-1] < 2 or a.size == 0
+    fn = eigh_closed if small else eigh_jacobi
+    return batch_last(functools.partial(_scaled, fn, matrix_axes=(0, 1)), a)
+
+
+def _scaled(fn: Callable, a: Array, matrix_axes=(-2, -1)) -> tuple[Array, Array]:
+    """`fn` on symmetric finite matrices with entries of order 1, and undoes all that."""
+    first, second = matrix_axes
+    largest = jnp.abs(a).max(matrix_axes, initial=0, keepdims=True)
+    usable = jnp.isfinite(largest)
+    unit = next_power_of_two(jnp.where(usable, largest, 1))
+    a = jnp.where(usable, a * (1 / unit), 0)
+    w, v = fn(jax.lax.optimization_barrier((a + a.swapaxes(first, second)) / 2))
+    w = jnp.where(usable.squeeze(first), w * unit.squeeze(first), jnp.nan)
+    return w, jnp.where(usable, v, jnp.nan)
 
 
 _METHODS = {

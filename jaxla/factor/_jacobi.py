@@ -29,35 +29,39 @@ def eigh_jacobi(a: Array) -> tuple[Array, Array]:
     Entries must be finite, and of at most about 1. A matrix that has converged is left
     as it is, so that no other of its batch has an influence on it.
     """
-    n = a.shape[0]
+    n = len(a)
     others = (1 - jnp.eye(n, dtype=a.dtype))[:, :, None]
     rounding = jnp.finfo(a.dtype).eps * jnp.sqrt((a * a).sum((0, 1)))
-
-    def is_active(x):
-        return jnp.abs(x * others).max((0, 1)) > 2 * rounding
 
     def sweep(state):
         x, v, active, count = state
         floor = jnp.where(active, rounding / 2, jnp.inf)
-        turn = lambda xv, _: (_two_sided(*xv, floor), None)
-        # Of two rounds in one, XLA copies less.
-        (x, v), _ = jax.lax.scan(turn, (x, v), length=_rounds(n), unroll=2)
+        x, v = _turn((x, v), floor, WAIT, rounds_of_a_sweep(n))
         return x, v, is_active(x), count + 1
 
-    v = 0 * a + jnp.eye(n, dtype=a.dtype)[:, :, None]
+    def is_active(x):
+        return jnp.abs(x * others).max((0, 1)) > 2 * rounding
+
+    first = usual_sweeps(n, a.dtype)
+    identity = 0 * a + jnp.eye(n, dtype=a.dtype)[:, :, None]
+    x, v = _turn((a, identity), rounding / 2, None, first * rounds_of_a_sweep(n))
     go_on = lambda state: state[2].any() & (state[3] < MAX_SWEEPS)
-    x, v, _, _ = jax.lax.while_loop(go_on, sweep, (a, v, is_active(a), 0))
+    x, v, _, _ = jax.lax.while_loop(go_on, sweep, (x, v, is_active(x), first))
     w = x[np.arange(n), np.arange(n)]
     order = ranking(w)
-    w, v = (permute(y, order) for y in (w, v))
-    return w, v.swapaxes(0, 1)
+    return permute(w, order), permute(v, order).swapaxes(0, 1)
+
+
+def usual_sweeps(n: int, dtype) -> int:
+    """After how many sweeps most matrices have converged."""
+    return 4 + (n > 4) + (n > 12) + (jnp.finfo(dtype).bits > 32)
 
 
 def rotation(a: Array, b: Array, o: Array) -> tuple[Array, Array]:
-    r"""The cosine and sine that make $\begin{pmatrix} a & o \\ o & b \end{pmatrix}$ diagonal.
+    """The cosine and sine of the angle that makes `[[a, o], [o, b]]` diagonal.
 
-    With rows $e$ and $f$ the new ones are $c e - s f$ and $s e + c f$; the angle is at
-    most 45 degrees.
+    Of rows e and f it makes c e - s f and s e + c f. It is of 45 degrees at most, and the
+    new diagonal entries are a - (s / c) o and b + (s / c) o.
     """
     zero = o == 0
     theta = (b - a) / jnp.where(zero, 1, 2 * o)
@@ -99,21 +103,27 @@ def permute(x: Array, order: Array) -> Array:
     return jnp.take_along_axis(x, order, 0, mode="promise_in_bounds")
 
 
-def _two_sided(x: Array, v: Array, floor: Array) -> tuple[Array, Array]:
-    """One round on a symmetric matrix and on the eigenvectors, which are rows of `v`."""
-    n = len(x)
+def _turn(xv: tuple[Array, Array], floor: Array, wait: float | None, rounds: int):
+    """Rounds on symmetric matrices and on the eigenvectors, which are rows of `v`."""
+    n = len(xv[0])
     h, every = n // 2, np.arange(n)
-    d, o = x[every, every], x[every[:h], every[:h] + h]
-    size = jnp.abs(o)
-    least = jnp.maximum(floor, WAIT * size.max(0, initial=0))
-    o = jnp.where(size > least[None], o, 0)
-    # Barriers, or XLA computes the angles once for each entry that they turn.
-    c, s = jax.lax.optimization_barrier(rotation(d[:h], d[h : 2 * h], o))
-    x = jax.lax.optimization_barrier(turn_rows(x, c, s))
-    return turn_rows(x.swapaxes(0, 1), c, s), turn_rows(v, c, s)
+
+    def turn(xv, _):
+        x, v = xv
+        d, o = x[every, every], x[every[:h], every[:h] + h]
+        size = jnp.abs(o)
+        least = floor if wait is None else jnp.maximum(floor, wait * size.max(0))
+        o = jnp.where(size > least[None], o, 0)
+        # Barriers, or XLA computes the angles once for each entry that they turn.
+        c, s = jax.lax.optimization_barrier(rotation(d[:h], d[h : 2 * h], o))
+        x = jax.lax.optimization_barrier(turn_rows(x, c, s))
+        return (turn_rows(x.swapaxes(0, 1), c, s), turn_rows(v, c, s)), None
+
+    # Of two rounds in one, XLA copies less.
+    return jax.lax.scan(turn, xv, length=rounds, unroll=1 + (rounds > n))[0]
 
 
-def _rounds(n: int) -> int:
+def rounds_of_a_sweep(n: int) -> int:
     """How many rounds make a sweep, after which all rows are where they were."""
     return n - 1 + n % 2
 
