@@ -155,7 +155,7 @@ def relative_residual(rest: Array, terms: Sequence[tuple[Array, ...]]) -> Array:
 def finish(
     y: Array, unit: Array, residual: Array, good: Array, out_dtype
 ) -> MatrixSolution:
-    """`unit * y`, or zero and an infinite residual where it is not `good` or not finite."""
+    """`unit * y`; zero and an infinite residual where it is not `good` or not finite."""
     # In the dtype that goes out: half precision may overflow where `float32` did not.
     y = (unit * y).astype(out_dtype)
     good = good & jnp.isfinite(y).all((-2, -1)) & jnp.isfinite(residual)

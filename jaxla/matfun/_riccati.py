@@ -85,11 +85,8 @@ def solve_continuous_are(
     # X = unit Y, with A, G and Q over the largest of their entries: times 1 / time.
     time = functools.reduce(jnp.maximum, (normalize(matrix)[1] for matrix in (a, g, q)))
     a, g, q = a / time, g / time, q / time
-    x, last = _continuous(steps, a, g, q)
-    residual = relative_residual(
-        _continuous_rest(a, g, q, x), [(a, x), (a, x), (x, g, x), (q,)]
-    )
-    return finish(x, unit, residual, usable & (last < 1), out_dtype)
+    x, residual = _continuous(steps, a, g, q)
+    return finish(x, unit, jax.lax.stop_gradient(residual), usable, out_dtype)
 
 
 def solve_discrete_are(
@@ -142,10 +139,8 @@ def solve_discrete_are(
     """
     check_int("steps", steps, low=1)
     (a, g, q), unit, usable, out_dtype = _prepare(a, b, q, r)
-    x, last = _discrete(steps, a, g, q)
-    rest, closed = _discrete_rest(a, g, q, x)
-    residual = relative_residual(rest, [(a, x, closed), (x,), (q,)])
-    return finish(x, unit, residual, usable & (last < 1), out_dtype)
+    x, residual = _discrete(steps, a, g, q)
+    return finish(x, unit, jax.lax.stop_gradient(residual), usable, out_dtype)
 
 
 def _prepare(a, b, q, r):
@@ -163,7 +158,9 @@ def _prepare(a, b, q, r):
     regular = jnp.isfinite(jnp.linalg.inv(jax.lax.stop_gradient(r)))
     regular = regular.all((-2, -1), keepdims=True)
     r = jnp.where(regular, r, jnp.eye(r.shape[-1], dtype=r.dtype))
-    g = matmul(b, jnp.linalg.solve(r, jnp.broadcast_to(b.mT, _batch(b, r) + b.mT.shape[-2:])))
+    g = matmul(
+        b, jnp.linalg.solve(r, jnp.broadcast_to(b.mT, _batch(b, r) + b.mT.shape[-2:]))
+    )
     g, g_unit = normalize((g + g.mT) / 2)
     # G unit = b_unit^2 / r_unit g_unit unit is to be as large as Q / unit = q_unit / unit.
     root = jnp.sqrt(q_unit) * jnp.sqrt(r_unit) / jnp.sqrt(g_unit)
@@ -181,7 +178,7 @@ def _batch(*arrays: Array) -> tuple[int, ...]:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _continuous(steps: int, a: Array, g: Array, q: Array) -> tuple[Array, Array]:
-    """`A^T X + X A - X G X + Q = 0`, and a norm below 1 if it converged."""
+    """The solution of `A^T X + X A - X G X + Q = 0`, and its residual."""
     n = a.shape[-1]
     eye = jnp.eye(n, dtype=a.dtype)
     hamiltonian = _blocks(a, -g, -q, -a.mT)
@@ -196,43 +193,46 @@ def _continuous(steps: int, a: Array, g: Array, q: Array) -> tuple[Array, Array]
     start = jnp.linalg.solve(left, right)
     x, last = _doubled(start[..., :n, :n], start[..., :n, n:], -start[..., n:, :n], steps)
 
-    rest = _continuous_rest(a, g, q, x)
-    change, _ = continuous_lyapunov((a - matmul(g, x)).mT, -rest, INNER_STEPS)
-    return _better(functools.partial(_continuous_rest, a, g, q), x, change), last
+    def newton(closed, rest):
+        return continuous_lyapunov(closed.mT, -rest, INNER_STEPS)[0]
+
+    return _improved(lambda x: _continuous_loop(a, g, q, x), newton, x, last)
 
 
 @_continuous.defjvp
 def _(steps, primals, tangents):
     a, g, q = primals
     da, dg, dq = tangents
-    x, last = _continuous(steps, a, g, q)
+    x, residual = _continuous(steps, a, g, q)
     half = matmul(x, da)
     rhs = half + half.mT + dq - matmul(matmul(x, dg), x)
     closed = a - matmul(g, x)
     dx, _ = continuous_lyapunov(closed.mT, -rhs, INNER_STEPS)
-    return (x, last), (dx, jnp.zeros_like(last))
+    return (x, residual), (dx, jnp.zeros_like(residual))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _discrete(steps: int, a: Array, g: Array, q: Array) -> tuple[Array, Array]:
-    """`X = A^T X (I + G X)^-1 A + Q`, and a norm below 1 if it converged."""
+    """The solution of `X = A^T X (I + G X)^-1 A + Q`, and its residual."""
     x, last = _doubled(a, g, q, steps)
-    rest, closed = _discrete_rest(a, g, q, x)
-    change, _ = discrete_lyapunov(closed.mT, rest, INNER_STEPS)
-    return _better(lambda x: _discrete_rest(a, g, q, x)[0], x, change), last
+
+    def newton(closed, rest):
+        return discrete_lyapunov(closed.mT, rest, INNER_STEPS)[0]
+
+    return _improved(lambda x: _discrete_loop(a, g, q, x), newton, x, last)
 
 
 @_discrete.defjvp
 def _(steps, primals, tangents):
     a, g, q = primals
     da, dg, dq = tangents
-    x, last = _discrete(steps, a, g, q)
-    closed = _discrete_rest(a, g, q, x)[1]
+    x, residual = _discrete(steps, a, g, q)
+    closed = _discrete_loop(a, g, q, x)[0]
     x_closed = matmul(x, closed)
     half = matmul(x_closed.mT, da)
     rhs = half + half.mT + dq - matmul(x_closed.mT, matmul(dg, x_closed))
     dx, _ = discrete_lyapunov(closed.mT, rhs, INNER_STEPS)
-    return (x, last), (dx, jnp.zeros_like(last))
+    return (x, residual), (dx, jnp.zeros_like(residual))
 
 
 def _doubled(e: Array, g: Array, h: Array, steps: int) -> tuple[Array, Array]:
@@ -269,23 +269,35 @@ def _doubled(e: Array, g: Array, h: Array, steps: int) -> tuple[Array, Array]:
     return jnp.where((last < 1)[..., None, None], h, 0), last
 
 
-def _better(rest_of, x: Array, change: Array) -> Array:
-    """`x + change`, where that leaves less of the equation."""
+def _improved(loop_of, newton, x: Array, last: Array) -> tuple[Array, Array]:
+    """`X` after a step of Newton's method where that helps, and its residual."""
+    closed, rest, terms = loop_of(x)
+    change = newton(closed, rest)
     new = x + (change + change.mT) / 2
-    better = frobenius(rest_of(new)) < frobenius(rest_of(x))
-    return jnp.where(better[..., None, None], new, x)
+    _, new_rest, new_terms = loop_of(new)
+    old_size = relative_residual(rest, terms)
+    new_size = relative_residual(new_rest, new_terms)
+    better = new_size < old_size
+    residual = jnp.where(last < 1, jnp.where(better, new_size, old_size), jnp.inf)
+    return jnp.where(better[..., None, None], new, x), residual
 
 
-def _continuous_rest(a: Array, g: Array, q: Array, x: Array) -> Array:
+def _continuous_loop(a: Array, g: Array, q: Array, x: Array):
+    """The closed loop, what the equation leaves, and its terms."""
     half = matmul(x, a - matmul(g, x) / 2)
-    return half + half.mT + q
+    rest = half + half.mT + q
+    return a - matmul(g, x), rest, [(a, x), (a, x), (x, g, x), (q,)]
 
 
-def _discrete_rest(a: Array, g: Array, q: Array, x: Array) -> tuple[Array, Array]:
-    """What the equation leaves, and the closed loop `(I + G X)^-1 A`."""
-    closed = jnp.linalg.solve(jnp.eye(a.shape[-1], dtype=a.dtype) + matmul(g, x), a)
-    rest = matmul(a.mT, matmul(x, closed)) + q - x
-    return (rest + rest.mT) / 2, closed
+def _discrete_loop(a: Array, g: Array, q: Array, x: Array):
+    """The closed loop, what the equation leaves, and its terms."""
+    eye = jnp.eye(a.shape[-1], dtype=a.dtype)
+    # Joseph's form, with P for what is X (I + G X)^-1 A: an error of P, which can be
+    # large where G X is, counts only by its square.
+    p = matmul(x, jnp.linalg.solve(eye + matmul(g, x), a))
+    closed = a - matmul(g, p)
+    rest = matmul(closed.mT, matmul(x, closed)) + matmul(p.mT, matmul(g, p)) + q - x
+    return closed, (rest + rest.mT) / 2, [(a, x, closed), (x,), (q,)]
 
 
 def _blocks(a: Array, b: Array, c: Array, d: Array) -> Array:

@@ -260,7 +260,9 @@ def _apply(factors: _Factors, c: Array) -> Array:
         return jax.lax.cond((keep > 0).any(), moved, lambda c: c, c), None
 
     stacks = (factors.keep, factors.left, factors.right)
-    c, _ = jax.lax.scan(step, factors.sign * c, tuple(jnp.moveaxis(x, -3, 0) for x in stacks))
+    c, _ = jax.lax.scan(
+        step, factors.sign * c, tuple(jnp.moveaxis(x, -3, 0) for x in stacks)
+    )
     return c / 2
 
 
@@ -273,7 +275,9 @@ def _native_vmap(fn: Callable) -> Callable:
 
     @mapped.def_vmap
     def _(_, in_batched, *args):
-        out = mapped(*jax.tree.map(lambda x, b: x if b else x[None], args, tuple(in_batched)))
+        out = mapped(
+            *jax.tree.map(lambda x, b: x if b else x[None], args, tuple(in_batched))
+        )
         return out, jax.tree.map(lambda _: True, out)
 
     return mapped
