@@ -39,15 +39,15 @@ class LowRankPlusDiagonal(Operator):
         (Array([4., 4., 4.], dtype=float32), Array([1., 1., 1.], dtype=float32))
     """
 
-    entries: Float[Array, "*batch n"]
-    u: Float[Array, "*batch n k"]
-    v: Float[Array, "*batch n k"] | None
+    entries: Float[Array, "*#batch n"]
+    u: Float[Array, "*#batch n k"]
+    v: Float[Array, "*#batch n k"] | None
 
     def __init__(
         self,
-        entries: Float[ArrayLike, "*batch n"],
-        u: Float[ArrayLike, "*batch n k"],
-        v: Float[ArrayLike, "*batch n k"] | None = None,
+        entries: Float[ArrayLike, "*#batch n"],
+        u: Float[ArrayLike, "*#batch n k"],
+        v: Float[ArrayLike, "*#batch n k"] | None = None,
     ):
         parts = [(real_array("entries", entries, "n"), 1), (as_real_matrix("u", u), 2)]
         parts += [] if v is None else [(as_real_matrix("v", v), 2)]

@@ -65,8 +65,8 @@ def nearest_kronecker(
 
     **Cost:** $4 m n$ flops a step.
 
-    **Differentiation:** both modes and every order, through the steps; the start has
-    no derivative by default, and the error has none.
+    **Differentiation:** both modes and every order, of what the steps
+    compute, so as exact as they have converged. The error has none.
 
     !!! example
 
@@ -174,7 +174,6 @@ def rearranged(matrix: Array, left_shape: tuple[int, int]) -> tuple[Array, Array
 
 def _start(rows: Array) -> Array:
     """The largest row and a little of all others: no direction is left out."""
-    rows = jax.lax.stop_gradient(rows)
     k = rows.shape[-2]
     index = jnp.arange(k)
     largest = jnp.argmax((rows**2).sum(-1), -1)[..., None]

@@ -54,10 +54,10 @@ def nearest_kronecker_of_samples(
     !!! example
 
         >>> import jax.numpy as jnp
-        >>> g = jnp.array([[[3.0, 4.0], [0.0, 0.0]]])
+        >>> g = jnp.array([[[0.0, 2.0], [0.0, 0.0]]])
         >>> print(jaxla.operators.nearest_kronecker_of_samples(g).right)
-        [[1.8 2.4]
-         [2.4 3.2]]
+        [[0. 0.]
+         [0. 2.]]
 
     ??? cite "Reference"
 

@@ -97,7 +97,7 @@ class Operator(eqx.Module):
     def T(self) -> "Operator":
         """The transpose."""
 
-    def mv(self, x: Float[ArrayLike, "*batch n"]) -> Float[Array, "*batch m"]:
+    def mv(self, x: Float[ArrayLike, "*batch n"]) -> Float[Array, "... m"]:
         """The product with one vector for each operator."""
         x = floats("x", x)
         if x.ndim < 1 or x.shape[-1] != self.shape[-1]:
@@ -106,12 +106,12 @@ class Operator(eqx.Module):
             )
         return self.mm(x[..., None])[..., 0]
 
-    def mm(self, x: Float[ArrayLike, "*batch n k"]) -> Float[Array, "*batch m k"]:
+    def mm(self, x: Float[ArrayLike, "*batch n k"]) -> Float[Array, "... m k"]:
         """The product with the columns of a matrix."""
         x = columns("x", x, self.shape[-1])
         return _apply(self, x, lambda operator, x: operator._mm(x))
 
-    def solve(self, b: Float[ArrayLike, "*batch n"]) -> Float[Array, "*batch n"]:
+    def solve(self, b: Float[ArrayLike, "*batch n"]) -> Float[Array, "... n"]:
         """The solution of a linear system for each operator."""
         self._check_square("solve")
         b = floats("b", b)
@@ -121,7 +121,7 @@ class Operator(eqx.Module):
             )
         return self.solve_mm(b[..., None])[..., 0]
 
-    def solve_mm(self, b: Float[ArrayLike, "*batch n k"]) -> Float[Array, "*batch n k"]:
+    def solve_mm(self, b: Float[ArrayLike, "*batch n k"]) -> Float[Array, "... n k"]:
         """The solutions for the columns of a matrix."""
         self._check_square("solve_mm")
         b = columns("b", b, self.shape[-1])
@@ -259,7 +259,8 @@ def _solve(operator: Operator, b: Array) -> Array:
     """The solution, with the derivative that follows from the equation."""
     batch = jnp.broadcast_shapes(operator.shape[:-2], b.shape[:-2])
     b = jnp.broadcast_to(b, batch + b.shape[-2:])
-    solve, transposed = jax.lax.stop_gradient(operator)._solvers()
+    fixed: Operator = jax.lax.stop_gradient(operator)
+    solve, transposed = fixed._solvers()
     return jax.lax.custom_linear_solve(
         operator._mm, b, lambda _, b: solve(b), lambda _, b: transposed(b)
     )

@@ -41,13 +41,13 @@ class Toeplitz(FullMatrix):
          [0. 1. 2.]]
     """
 
-    column: Float[Array, "*batch m"]
-    row: Float[Array, "*batch n"] | None
+    column: Float[Array, "*#batch m"]
+    row: Float[Array, "*#batch n"] | None
 
     def __init__(
         self,
-        column: Float[ArrayLike, "*batch m"],
-        row: Float[ArrayLike, "*batch n"] | None = None,
+        column: Float[ArrayLike, "*#batch m"],
+        row: Float[ArrayLike, "*#batch n"] | None = None,
     ):
         parts = [(real_array("column", column, "m"), 1)]
         parts += [] if row is None else [(real_array("row", row, "n"), 1)]

@@ -1,4 +1,4 @@
-"""Contract checks that you can run on Optax transformations of your own.
+"""Contract checks that you can run on Optax transformations and operators of your own.
 
     >>> import jaxla.testing, optax
     >>> checks = [jaxla.testing.check_masked, jaxla.testing.check_scan]
@@ -33,6 +33,7 @@ from ._meshes import (
     check_auto_mesh as check_auto_mesh,
     check_explicit_mesh as check_explicit_mesh,
 )
+from ._operators import check_operator as check_operator
 from ._state import (
     check_abstract_init as check_abstract_init,
     check_compiles_once as check_compiles_once,
