@@ -193,12 +193,12 @@ def cushion(value: float) -> Iterator[None]:
     """Inside, coefficients are made with another cushion."""
     usual = _minimax.CUSHION
     _minimax.CUSHION = value
-    _minimax.inverse_root_coefficients.cache_clear()
+    _minimax.inverse_root_stages.cache_clear()
     try:
         yield
     finally:
         _minimax.CUSHION = usual
-        _minimax.inverse_root_coefficients.cache_clear()
+        _minimax.inverse_root_stages.cache_clear()
 
 
 def matrices(n: int, condition: float, batch: int) -> np.ndarray:

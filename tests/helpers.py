@@ -1,6 +1,7 @@
 """Matrices with known answers, and one idea of how close is close."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 
@@ -17,6 +18,15 @@ def psd_with_spectrum(key, eigenvalues) -> np.ndarray:
     q, _ = np.linalg.qr(_generator(key).standard_normal((n, n)))
     a = (q * np.asarray(eigenvalues, "float64")) @ q.T
     return (a + a.T) / 2
+
+
+def with_singular_values(key, shape, values) -> np.ndarray:
+    """A matrix with these singular values (and zeros), in float64."""
+    left, right = jax.random.split(key)
+    u, _ = np.linalg.qr(random_psd(left, shape[0], shape[0]))
+    v, _ = np.linalg.qr(random_psd(right, shape[1], shape[1]))
+    k = len(values)
+    return (u[:, :k] * values) @ v[:, :k].T
 
 
 def power_oracle(matrix, exponent: float, damping: float = 0.0) -> np.ndarray:
@@ -44,6 +54,14 @@ def assert_close(actual, desired, *, amplification: float = 1.0) -> None:
     # By negation: a comparison with NaN is false.
     bad = ~(error <= tolerance * size)
     assert not bad.any(), f"{error[bad]} is above {tolerance:.2e} times {size[bad]}"
+
+
+def assert_lowers_for_accelerators(fn, *args) -> None:
+    """`fn` and its gradient compile for CUDA and TPU, as far as it can be told here."""
+    specs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), args)
+    total = lambda *args: sum(jnp.sum(x) for x in jax.tree.leaves(fn(*args)))
+    for each in (fn, jax.grad(total, argnums=tuple(range(len(args))))):
+        jax.export.export(jax.jit(each), platforms=["cuda", "tpu"])(*specs)
 
 
 def _norm(x: np.ndarray) -> np.ndarray:

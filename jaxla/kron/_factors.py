@@ -18,7 +18,7 @@ from jaxla._dtypes import matmul
 from jaxla.matfun import (
     eigenvalue_bound,
     inverse_pth_root,
-    InverseRoot,
+    MatrixRoot,
     num_products,
     psd_power,
 )
@@ -272,7 +272,7 @@ def root_flops(size: int, blocks: Blocks) -> int:
     return 2 * size**3 * num_products(blocks.coupled_order)
 
 
-def _root(window: Array, blocks: Blocks, damping: ScalarLike) -> InverseRoot:
+def _root(window: Array, blocks: Blocks, damping: ScalarLike) -> MatrixRoot:
     if blocks.normalize_trace:
         trace = _trace(window)
         window /= jnp.sqrt(jnp.where(trace > 0, trace, 1))[..., None, None]
@@ -280,13 +280,13 @@ def _root(window: Array, blocks: Blocks, damping: ScalarLike) -> InverseRoot:
         return inverse_pth_root(window, blocks.coupled_order, damping=damping)
     root = psd_power(window, -blocks.exponent, damping=damping)
     good = jnp.isfinite(root).all((-2, -1)) & (eigenvalue_bound(window) > 0)
-    return InverseRoot(
+    return MatrixRoot(
         jnp.where(good[..., None, None], root, 0), jnp.where(good, 0, jnp.inf)
     )
 
 
 def _refresh_window(
-    root: Callable[[Array], InverseRoot],
+    root: Callable[[Array], MatrixRoot],
     stacks: tuple[Array, Array, Array],
     count: ScalarLike,
     blocks: Blocks,

@@ -7,27 +7,70 @@
 | the nearest orthogonal matrix | `orthogonalize` | products |
 | both factors of a polar decomposition | `polar` | products |
 | a bound of the largest eigenvalue | `eigenvalue_bound` | products |
+| Y of X Y + Y X = R, where X is symmetric | `solve_symmetric_lyapunov` | `eigh` |
+| X of A X + X B = C | `solve_sylvester` | inverses |
+| X of A X + X A' = Q | `solve_continuous_lyapunov` | inverses |
+| X of X = A X A' + Q | `solve_discrete_lyapunov` | products |
+| the cost matrix of a linear-quadratic regulator | `solve_continuous_are`, ... | LU |
+| the nearest matrix in a spectral ball or cone | `project_psd`, ... | `eigh`, `svd` |
+| a proximal operator of a spectral function | `prox_nuclear`, ... | `eigh`, `svd` |
 
 All of them take leading batch axes, compute in `float32` at least and return
 the dtype that came in.
 """
 
 from ._bounds import eigenvalue_bound as eigenvalue_bound
+from ._certified import MatrixFunction as MatrixFunction
+from ._functions import symmetric_function as symmetric_function
+from ._log import logm as logm
 from ._lyapunov import (
     MatrixSolution as MatrixSolution,
     solve_symmetric_lyapunov as solve_symmetric_lyapunov,
 )
-from ._polar import (
+from ._newton_schulz import (
     newton_schulz as newton_schulz,
     orthogonalize as orthogonalize,
-    Polar as Polar,
-    polar as polar,
     polar_express as polar_express,
     quintic as quintic,
 )
+from ._polar import Polar as Polar, polar as polar
 from ._power import psd_power as psd_power
+from ._riccati import (
+    solve_continuous_are as solve_continuous_are,
+    solve_discrete_are as solve_discrete_are,
+)
 from ._roots import (
     inverse_pth_root as inverse_pth_root,
-    InverseRoot as InverseRoot,
+    MatrixRoot as MatrixRoot,
     num_products as num_products,
 )
+from ._sign import signm as signm
+from ._spectral_cones import (
+    EpigraphPoint as EpigraphPoint,
+    project_nuclear_ball as project_nuclear_ball,
+    project_nuclear_epigraph as project_nuclear_epigraph,
+    project_psd as project_psd,
+    project_spectral_ball as project_spectral_ball,
+    project_spectral_epigraph as project_spectral_epigraph,
+    project_sum_of_largest_epigraph as project_sum_of_largest_epigraph,
+)
+from ._spectral_perspectives import (
+    PerspectivePoint as PerspectivePoint,
+    project_log_det_cone as project_log_det_cone,
+    project_trace_inverse_cone as project_trace_inverse_cone,
+)
+from ._spectral_prox import (
+    prox_entropy as prox_entropy,
+    prox_neg_log_det as prox_neg_log_det,
+    prox_nuclear as prox_nuclear,
+    prox_spectral_norm as prox_spectral_norm,
+    prox_sum_of_largest as prox_sum_of_largest,
+    prox_trace_inverse as prox_trace_inverse,
+)
+from ._sqrtm import inverse_sqrtm as inverse_sqrtm, sqrtm as sqrtm
+from ._stein import solve_discrete_lyapunov as solve_discrete_lyapunov
+from ._sylvester import (
+    solve_continuous_lyapunov as solve_continuous_lyapunov,
+    solve_sylvester as solve_sylvester,
+)
+from ._taylor_pade import pade_sqrtm as pade_sqrtm, taylor_sqrtm as taylor_sqrtm

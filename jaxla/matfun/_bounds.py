@@ -1,6 +1,5 @@
 """A cheap upper bound of the largest eigenvalue, from products alone."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 

@@ -11,6 +11,7 @@ Everything here is NumPy in float64 on static numbers: no array is traced.
 
 import functools
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,11 +23,22 @@ Coefficients = tuple[tuple[float, ...], ...]
 CUSHION = 0.03
 
 
+class Stages(NamedTuple):
+    r"""The stages of an iteration, all as Python numbers.
+
+    - `rows`: coefficients $(c_0, c_1, \dots)$, one row a stage.
+    - `intervals`: those that they are made for: in them lie the eigenvalues by then.
+    - `delta`: in the end they lie in $[1 - \delta, 1 + \delta]$.
+    """
+
+    rows: Coefficients
+    intervals: tuple[tuple[float, float], ...]
+    delta: float
+
+
 @functools.cache
-def inverse_root_coefficients(
-    p: int, floor: float, tolerance: float, degree: int = 2
-) -> tuple[Coefficients, float]:
-    r"""Coefficients of a coupled iteration for $A^{-1/p}$.
+def inverse_root_stages(p: int, floor: float, tolerance: float) -> Stages:
+    r"""Stages of a coupled iteration for $A^{-1/p}$.
 
     **Arguments:**
 
@@ -34,21 +46,17 @@ def inverse_root_coefficients(
     - `floor`: the smallest eigenvalue to serve, the largest being 1.
     - `tolerance`: stop when every $m$ lies in $[1 - \delta, 1 + \delta]$ with
         $\delta$ at most this.
-    - `degree`: of each polynomial, in $m$.
-
-    **Returns:**
-
-    One row $(c_0, c_1, \dots)$ a stage, and the $\delta$ that was reached.
     """
-    low, high, rows = floor, 1.0 + 1e-6, []
+    low, high, rows, intervals = floor, 1.0 + 1e-6, [], []
     while True:
         delta = max(1 - low, high - 1)
         if delta <= tolerance:
-            return tuple(rows), delta
+            return Stages(tuple(rows), tuple(intervals), delta)
+        intervals.append((low, high))
         # The best polynomial for a long interval takes some large eigenvalues
         # to nearly zero, which loses digits by cancellation: make it for an
         # interval that is at most 1/CUSHION long. Smaller eigenvalues still rise.
-        coefficients, error = minimax_stage(max(low, CUSHION * high), high, p, degree)
+        coefficients, error = minimax_stage(max(low, CUSHION * high), high, p, 2)
         error *= 1.001  # the grid misses the peaks by less than that
         at_low = low ** (1 / p) * np.polynomial.polynomial.polyval(low, coefficients)
         least, most = min(1 - error, at_low), 1 + error

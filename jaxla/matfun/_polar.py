@@ -1,21 +1,27 @@
-r"""The polar factor of a matrix by Newton-Schulz iterations, from products alone.
+r"""The polar decomposition $A = U H$ from products, and its derivative.
 
-$X_{k+1} = X_k (a_k I + b_k G_k + c_k G_k^2 + \dots)$ with $G_k = X_k^\top X_k$
-drives every singular value to 1 and leaves the singular vectors alone. The
-coefficients are data: one row a step.
+$X_{k+1} = X_k\, t_k(X_k^\top X_k)$ with the quadratics $t_k$ that are best for the
+interval in which the singular values lie by then (`_minimax.py`). How many of them a
+matrix needs is read off a bound of its smallest singular value.
+
+$$\mathrm{d}U = U \Omega + (I - U U^\top)\, \mathrm{d}A\, H^{-1}, \qquad
+H \Omega + \Omega H = U^\top \mathrm{d}A - \mathrm{d}A^\top U$$
+
+has no difference of singular values in it, and is finite at orthogonal matrices.
 """
 
-import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxla._dtypes import compute_dtype, matmul
-from jaxla._errors import as_real_matrix, check_int
+from jaxla._dtypes import compute_dtype, matmul, next_power_of_two
+from jaxla._errors import as_real_matrix
+from jaxla.factor import eigh
 
-from ._bounds import eigenvalue_bound
-from ._minimax import Coefficients, minimax_stage
+from ._bounds import bound_of_scaled
+from ._minimax import inverse_root_stages
 
 
 class Polar(NamedTuple):
@@ -33,25 +39,32 @@ class Polar(NamedTuple):
     residual: Float[Array, "*batch"]
 
 
-def polar(
-    matrix: Float[ArrayLike, "*batch m n"], *, coefficients: Coefficients | None = None
-) -> Polar:
-    r"""Computes the polar decomposition $A = U H$ by Newton-Schulz iteration.
+def polar(matrix: Float[ArrayLike, "*batch m n"]) -> Polar:
+    r"""Computes the polar decomposition $A = U H$ by composed minimax polynomials.
 
     **Arguments:**
 
     - `matrix`: real, of any shape. Half-precision input is computed in `float32`.
-    - `coefficients`: as of [`jaxla.matfun.orthogonalize`][].
 
     **Returns:**
 
-    [`jaxla.matfun.Polar`][]. Where the singular values span more than the
-    coefficients serve (a factor of 1e3 by default), or $A$ is rank deficient,
-    $U$ is not yet orthogonal and the residual says so.
+    [`jaxla.matfun.Polar`][]. Singular values below `1e-6` of the largest (`1e-12` in
+    `float64`) are not raised to 1, and the residual says so: of a rank-deficient matrix
+    $U$ is the partial isometry, and in its kernel what rounding errors left, raised. A
+    matrix with a non-finite entry has zeros and an infinite residual, and touches no
+    other of its batch.
 
-    **Cost:** that of `orthogonalize`, and one product.
+    **Cost:** for an $m \times n$ matrix, $m \ge n$, steps of $4 m n^2 + 2 n^3$ flops:
+    in `float32` 4 for singular values within a factor of 10, 9 for 1e3, 13 for 1e6;
+    and one Cholesky factorization to find out. The hardest matrix of a batch
+    decides.
 
-    **Differentiation:** both modes and every order, through the products.
+    **Accuracy:** that of the singular value decomposition, see
+    `benchmarks/results/polar.md`.
+
+    **Differentiation:** both modes and every order; finite at orthogonal matrices,
+    where that of an SVD is not. At a rank-deficient matrix it is the derivative for
+    changes that keep the rank, and zero where that says nothing.
 
     !!! example
 
@@ -63,181 +76,97 @@ def polar(
 
     ??? cite "Reference"
 
-        Higham, *Functions of Matrices*, SIAM 2008, Chapter 8.
+        Higham, *Functions of Matrices*, SIAM 2008, Chapter 8; Amsel, Persson, Musco
+        and Gower, *The Polar Express*, 2025.
     """
     matrix = as_real_matrix("matrix", matrix)
-    working = matrix.astype(compute_dtype(matrix.dtype))
-    u = orthogonalize(working, coefficients=coefficients)
-    h = matmul(u.mT, working)
-    gram = matmul(u.mT, u) if u.shape[-2] >= u.shape[-1] else matmul(u, u.mT)
+    a = matrix.astype(compute_dtype(matrix.dtype))
+    wide = a.shape[-2] < a.shape[-1]
+    largest = jnp.abs(a).max((-2, -1), initial=0, keepdims=True)
+    usable = jnp.isfinite(largest)
+    unit = next_power_of_two(jnp.where(usable, largest, 1))
+    scaled = jnp.where(usable, a, 0) / unit
+    u = _unitary_factor(scaled.mT if wide else scaled)
+    gram = matmul(u.mT, u)
     eye = jnp.eye(gram.shape[-1], dtype=gram.dtype)
-    residual = jnp.abs(gram - eye).max((-2, -1), initial=0)
-    residual = jnp.where(jnp.isfinite(residual), residual, jnp.inf)
+    residual = jnp.abs(jax.lax.stop_gradient(gram) - eye).max((-2, -1), initial=0)
+    residual = jnp.where(usable[..., 0, 0], residual, jnp.inf)
+    u = u.mT if wide else u
+    h = matmul(u.mT, scaled) * unit
     dtype = matrix.dtype
     return Polar(u.astype(dtype), ((h + h.mT) / 2).astype(dtype), residual)
 
 
-def orthogonalize(
-    matrix: Float[ArrayLike, "*batch m n"], *, coefficients: Coefficients | None = None
-) -> Float[Array, "*batch m n"]:
-    r"""Drives all singular values of a matrix towards 1, from products alone.
+@jax.custom_jvp
+def _unitary_factor(a: Array) -> Array:
+    """$U$ of a matrix with at least as many rows as columns, and entries up to 1."""
+    single = a.dtype == jnp.float32
+    floor, tolerance = (1e-12, 2e-7) if single else (1e-24, 1e-14)
+    rows, intervals, _ = inverse_root_stages(2, floor, tolerance)
+    largest, smallest = _squared_singular_values(a)
+    # The last stage whose interval holds the spectrum of all matrices of the batch.
+    ratios = jnp.array([low / high for low, high in intervals], a.dtype)
+    ratio = jnp.min(smallest / largest, initial=1)
+    start = jnp.clip(jnp.sum(ratios <= ratio) - 1, 0)
+    highs = jnp.array([high for _, high in intervals], a.dtype)
+    x = a * jnp.sqrt(highs[start] / largest)[..., None, None]
+    table = jnp.array(rows, a.dtype)
 
-    With $A = U \Sigma V^\top$ this approximates $U V^\top$, the nearest matrix
-    with orthonormal columns (or rows).
-
-    **Arguments:**
-
-    - `matrix`: real, of any shape. Half-precision input is computed in `float32`.
-    - `coefficients`: a tuple of rows $(a, b, c, \dots)$, one a step, of the odd
-        polynomial $a x + b x^3 + c x^5 + \dots$ that acts on the singular
-        values. Defaults to `polar_express(8)`, which serves singular values down
-        to 1e-3 of the bound of the largest. Others: `newton_schulz(steps)` (classic) and
-        `quintic(steps)` (of Muon).
-
-    **Returns:**
-
-    An array of the shape and dtype of `matrix`. A zero matrix gives zero; a
-    matrix with a non-finite entry gives NaN and touches no other of its batch.
-
-    **Cost:** for a degree-5 step on an $m \times n$ matrix, $m \ge n$:
-    $4 m n^2 + 2 n^3$ flops.
-
-    **Differentiation:** both modes and every order, through the products.
-
-    !!! example
-
-        >>> import jax.numpy as jnp
-        >>> print(jaxla.matfun.orthogonalize(jnp.diag(jnp.array([9.0, 0.5]))).round(3))
-        [[1. 0.]
-         [0. 1.]]
-
-    ??? cite "Reference"
-
-        Bernstein and Newhouse, *Old Optimizer, New Norm*, 2024; Amsel, Persson,
-        Musco and Gower, *The Polar Express*, 2025.
-    """
-    matrix = as_real_matrix("matrix", matrix)
-    if coefficients is None:
-        coefficients = polar_express(8)
-    x = matrix.astype(compute_dtype(matrix.dtype))
-    wide = x.shape[-2] < x.shape[-1]
-    x = x.mT if wide else x
-    # Singular values are at most 1: entries of order 1 first, so that the Gram
-    # matrix neither over- nor underflows, then the bound of its eigenvalues.
-    x = x / _nonzero(jnp.abs(x).max((-2, -1), initial=0))
-    x = x / _nonzero(jnp.sqrt(eigenvalue_bound(matmul(x.mT, x))))
-    for row in coefficients:
-        if len(row) == 1:
-            x = row[0] * x
-            continue
+    def stage(k, x):
         gram = matmul(x.mT, x)
-        # Horner: a x + x (b g + c g^2 + ...) .
-        poly = functools.reduce(
-            lambda acc, c: c * gram + matmul(gram, acc),
-            reversed(row[1:-1]),
-            row[-1] * gram,
-        )
-        x = row[0] * x + matmul(x, poly)
-    return (x.mT if wide else x).astype(matrix.dtype)
+        poly = table[k, 1] * gram + table[k, 2] * matmul(gram, gram)
+        return table[k, 0] * x + matmul(x, poly)
+
+    # No derivative goes through the loop: it may depend on values.
+    return jax.lax.fori_loop(start, len(rows), stage, x)
 
 
-def newton_schulz(steps: int) -> Coefficients:
-    r"""The classic coefficients, $x \mapsto \frac32 x - \frac12 x^3$.
+@_unitary_factor.defjvp
+def _unitary_factor_jvp(primals, tangents):
+    (a,), (da,) = primals, tangents
+    u = _unitary_factor(a)
+    uta = matmul(u.mT, a)
+    h = (uta + uta.mT) / 2
+    w, v = eigh(jax.lax.stop_gradient(h))
+    least = h.shape[-1] * jnp.finfo(a.dtype).eps * w.max(-1, keepdims=True, initial=0)
+    inverse = _reciprocal(w, least)
+    kernel = _reciprocal(w[..., :, None] + w[..., None, :], least[..., None])
 
-    **Arguments:**
+    def lyapunov(_, r):
+        return matmul(v, matmul(kernel * matmul(v.mT, matmul(r, v)), v.mT))
 
-    - `steps`: the number of steps; about 20 for singular values down to 1e-3.
+    def divide(_, r):
+        return matmul(matmul(r, v) * inverse[..., None, :], v.mT)
 
-    **Returns:** `steps` rows for [`jaxla.matfun.orthogonalize`][].
-
-    !!! example
-
-        >>> jaxla.matfun.newton_schulz(1)
-        ((1.5, -0.5),)
-
-    ??? cite "Reference"
-
-        Higham, *Functions of Matrices*, SIAM 2008, Section 8.3.
-    """
-    check_int("steps", steps, low=1)
-    return ((1.5, -0.5),) * steps
-
-
-def quintic(steps: int = 5) -> Coefficients:
-    """The coefficients of Muon, fast at first and never quite 1.
-
-    Singular values end between about 0.7 and 1.2, which is what Muon does by
-    design: more steps do not make them more equal.
-
-    **Arguments:**
-
-    - `steps`: the number of steps, 5 in Muon.
-
-    **Returns:** `steps` rows for [`jaxla.matfun.orthogonalize`][].
-
-    !!! example
-
-        >>> jaxla.matfun.quintic(1)
-        ((3.4445, -4.775, 2.0315),)
-
-    ??? cite "Reference"
-
-        Jordan et al., *Muon: an optimizer for hidden layers*, 2024.
-    """
-    check_int("steps", steps, low=1)
-    return ((3.4445, -4.7750, 2.0315),) * steps
+    utda = matmul(u.mT, da)
+    omega = jax.lax.custom_linear_solve(
+        lambda y: matmul(h, y) + matmul(y, h), utda - utda.mT, lyapunov, symmetric=True
+    )
+    outside = jax.lax.custom_linear_solve(
+        lambda y: matmul(y, h), da - matmul(u, utda), divide, symmetric=True
+    )
+    return u, matmul(u, omega) + outside
 
 
-@functools.cache
-def polar_express(
-    steps: int = 8, *, floor: float = 1e-3, cushion: float = 0.024, safety: float = 1.01
-) -> Coefficients:
-    r"""The coefficients of Polar Express: in each step the best odd quintic.
-
-    Step $k$ minimises $\max |1 - x\,t(x^2)|$ over the interval in which the
-    singular values lie by then.
-
-    **Arguments:**
-
-    - `steps`: the number of steps.
-    - `floor`: the smallest singular value to serve, relative to the largest.
-    - `cushion`: the interval's lower end is taken to be at least this part of
-        its upper end, which keeps the polynomial from being steep.
-    - `safety`: all steps but the last are made for singular values larger by this
-        factor, so that rounding errors in low precision do not diverge.
-
-    **Returns:** `steps` rows for [`jaxla.matfun.orthogonalize`][].
-
-    !!! example
-
-        >>> [round(c, 2) for c in jaxla.matfun.polar_express(8)[0]]
-        [8.21, -22.91, 16.46]
-
-    ??? cite "Reference"
-
-        Amsel, Persson, Musco and Gower, *The Polar Express*, 2025, Algorithm 1.
-    """
-    check_int("steps", steps, low=1)
-    low, high, rows = floor, 1.0, []
-    for step in range(steps):
-        # x = sqrt(m): an odd quintic in x is sqrt(m) times a quadratic in m.
-        coefficients, _ = minimax_stage(max(low, cushion * high) ** 2, high**2, 2, 2)
-        # Where the interval was cushioned, the true one is not mapped to a
-        # neighbourhood centred on 1: centre it.
-        centre = 2 / (_odd(coefficients, low) + _odd(coefficients, high))
-        a, b, c = (centre * coefficient for coefficient in coefficients)
-        low = _odd((a, b, c), low)
-        high = 2 - low
-        if step < steps - 1:
-            a, b, c = a / safety, b / safety**3, c / safety**5
-        rows.append((a, b, c))
-    return tuple(rows)
+def _reciprocal(x: Array, least: Array) -> Array:
+    return jnp.where(x > least, 1 / jnp.where(x > least, x, 1), 0)
 
 
-def _odd(coefficients: tuple[float, ...], x: float) -> float:
-    return sum(c * x ** (2 * k + 1) for k, c in enumerate(coefficients))
-
-
-def _nonzero(scale: Array) -> Array:
-    """`scale`, or 1 where it is zero, to divide matrices by."""
-    return jnp.where(scale == 0, 1, scale)[..., None, None]
+def _squared_singular_values(a: Array) -> tuple[Array, Array]:
+    """Bounds of the largest and of the smallest; zero for the latter if not known."""
+    n = a.shape[-1]
+    gram = matmul(a.mT, a)
+    largest = bound_of_scaled(gram)
+    largest = jnp.where(largest > 0, largest, 1)
+    factor = jnp.linalg.cholesky(gram, symmetrize_input=False)
+    eye = jnp.broadcast_to(jnp.eye(n, dtype=a.dtype), gram.shape)
+    inverse = jax.lax.linalg.triangular_solve(factor, eye, left_side=True, lower=True)
+    inverse = inverse * jnp.sqrt(largest)[..., None, None]
+    # The rounding errors of the Gram matrix leave no more than this.
+    limit = 0.05 / (max(n, 1) * jnp.finfo(a.dtype).eps)
+    condition = jnp.sum(inverse * inverse, (-2, -1))
+    known = condition < limit
+    inverse = jnp.where(known[..., None, None], inverse, 0)
+    square = matmul(inverse.mT, inverse)
+    condition = jnp.sqrt(jnp.sum(matmul(square, square) ** 2, (-2, -1)) ** 0.5)
+    return largest, jnp.where(known, largest / jnp.maximum(2 * condition, 1), 0)

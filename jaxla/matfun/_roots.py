@@ -1,13 +1,8 @@
-r"""Inverse $p$-th roots of positive definite matrices, from products alone.
+r"""Inverse $p$-th roots of positive definite matrices, with a certificate.
 
-The coupled iteration (Iannazzo 2006; Guo and Higham 2006) keeps
-$X_k \to A^{-1/p}$ and $M_k = X_k^p A \to I$ side by side:
-
-$$X_{k+1} = X_k T_k, \quad M_{k+1} = T_k^p M_k, \quad T_k = t_k(M_k).$$
-
-Newton's method takes $t(m) = ((p + 1) - m)/p$ in every step. Here $t_k$ is
-the quadratic that is best for the interval in which the eigenvalues of $M_k$
-lie (`_minimax.py`), which needs less than half as many products.
+By default by a coupled iteration of products (`_coupled.py`) with minimax
+polynomials (`_minimax.py`), which takes less than half as many products as Newton's
+method and, in `float32`, is more accurate than an eigendecomposition.
 """
 
 from typing import NamedTuple
@@ -17,22 +12,27 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float, ScalarLike
 
-from jaxla._dtypes import compute_dtype, matmul, next_power_of_two, safe_sqrt
-from jaxla._errors import as_square_matrix, check_int
+from jaxla._dtypes import compute_dtype, next_power_of_two, safe_sqrt
+from jaxla._errors import as_square_matrix, check_choice, check_int
 
 from ._bounds import bound_of_scaled
-from ._minimax import Coefficients, inverse_root_coefficients
+from ._coupled import coupled_iteration, minimax_rows, newton_rows, power_times
+from ._eigh_root import eigh_root
+from ._minimax import Coefficients
 
 
-class InverseRoot(NamedTuple):
-    r"""An inverse root, and what speaks for it.
+METHODS = ("minimax", "newton", "eigh", "auto")
+# On CPU, and larger matrices than this, `eigh` is faster (benchmarks/roots.py).
+LARGEST_FOR_PRODUCTS_ON_CPU = 32
 
-    - `root`: $A^{-1/p}$; zero where `residual` is infinite.
-    - `residual`: $\|M - I\|_F$ of the last step, which is about
-        $p$ times the relative error that the iteration itself leaves. Infinite
-        for a matrix with a non-finite entry, for a zero matrix, and where the
-        iteration diverged. Accept a root by `residual <= 1e-2`, say: a NaN
-        never passes such a test.
+
+class MatrixRoot(NamedTuple):
+    r"""A root of a matrix, and what speaks for it.
+
+    - `root`: zero where `residual` is infinite.
+    - `residual`: how far the root is from one, as its function says. Infinite for a
+        matrix with a non-finite entry and for one that has no root. Accept a root
+        by `residual <= 1e-2`, say: a NaN never passes such a test.
     """
 
     root: Float[Array, "*batch n n"]
@@ -43,13 +43,14 @@ def inverse_pth_root(
     matrix: Float[ArrayLike, "*batch n n"],
     p: int,
     *,
+    method: str = "minimax",
     damping: ScalarLike = 1e-6,
     floor: float | None = None,
-) -> InverseRoot:
-    r"""Computes $(A + \varepsilon I)^{-1/p}$ by a coupled iteration of matrix products.
+) -> MatrixRoot:
+    r"""Computes $(A + \varepsilon I)^{-1/p}$ of positive semi-definite matrices.
 
-    $\varepsilon$ is `damping` times [`jaxla.matfun.eigenvalue_bound`][] of $A$.
-    There is no factorization in it: a batch costs one batched product after
+    $\varepsilon$ is `damping` times [`jaxla.matfun.eigenvalue_bound`][] of $A$. By
+    default there is no factorization in it: a batch costs one batched product after
     the other, on CPU, GPU and TPU alike, and the number of steps is fixed.
 
     **Arguments:**
@@ -57,6 +58,12 @@ def inverse_pth_root(
     - `matrix`: symmetric positive semi-definite. Half-precision input is computed
         in `float32`.
     - `p`: an integer between 1 and 8. (Static.)
+    - `method`: (Static.)
+        - `"minimax"`: the coupled iteration with the best polynomial in each step;
+        - `"newton"`: the coupled iteration of Newton's method, for comparison;
+        - `"eigh"`: the eigendecomposition, on CPU faster for matrices larger than 32,
+            and in `float32` about 20 times less accurate at condition 1e4 and more;
+        - `"auto"`: the faster of `"minimax"` and `"eigh"`, by platform and size.
     - `damping`: relative damping. Below `1e-6` in `float32` the smallest
         eigenvalues drown in rounding errors. May be traced.
     - `floor`: the smallest eigenvalue, relative to the bound and after damping,
@@ -67,9 +74,11 @@ def inverse_pth_root(
 
     **Returns:**
 
-    [`jaxla.matfun.InverseRoot`][]: the root in the dtype of `matrix`, symmetric up
-    to rounding errors, and a residual for each matrix by which a caller can refuse
-    it. One bad matrix of a batch does not touch the others.
+    [`jaxla.matfun.MatrixRoot`][]: the root $X$ in the dtype of `matrix`, symmetric up
+    to rounding errors, and the residual $\|X^p A - I\|_F$, which is about $p$ times the
+    relative error that the method leaves; the iterations keep $X^p A$ beside $X$ and
+    know it without the rounding errors of a product. One bad matrix of a batch
+    does not touch the others.
 
     **Cost:** [`jaxla.matfun.num_products`][] products of $2 n^3$ flops, 37 for
     $p = 4$ in `float32`.
@@ -78,8 +87,11 @@ def inverse_pth_root(
     at condition 1e6 is 5e-4 for $p = 4$, where the eigendecomposition has
     1e-2: see `benchmarks/results/roots.md`.
 
-    **Differentiation:** both modes and every order, through the products;
-    finite and right at repeated eigenvalues.
+    **Differentiation:** both modes and every order; finite and right at repeated
+    eigenvalues. Through the products, or with `"eigh"` by the equation that
+    the root solves. A first derivative is as accurate as the root; a second has four
+    digits or more with `"minimax"`, whose error is small at every eigenvalue but not
+    flat, and all of them with `"newton"` and `"eigh"`.
 
     !!! example
 
@@ -99,10 +111,11 @@ def inverse_pth_root(
         minimax polynomials.
     """
     matrix = as_square_matrix("matrix", matrix)
+    check_choice("method", method, METHODS)
     dtype = compute_dtype(matrix.dtype)
     if floor is None and isinstance(damping, (int, float)) and damping > 0:
         floor = max(_default_floor(dtype), min(damping / (1 + damping), 0.5))
-    rows = _coefficients(p, floor, dtype)
+    solver = _solver(method, p, matrix.shape[-1], floor, dtype)
 
     def eye():
         return jnp.eye(matrix.shape[-1], dtype=dtype)
@@ -116,28 +129,23 @@ def inverse_pth_root(
     shift = jnp.where(usable, jnp.asarray(damping).astype(dtype) * bound, 1)
     scale = next_power_of_two(jnp.where(usable, bound, 0) + shift)
 
-    def stage(carry, c):
-        x, m = carry
-        t = c[0] * eye() + c[1] * m + c[2] * matmul(m, m)
-        return (matmul(x, t), _power_times(t, p, m)), None
-
-    start = (jnp.broadcast_to(eye(), a.shape), (a + shift * eye()) / scale)
-    (x, m), _ = jax.lax.scan(stage, start, jnp.array(rows, dtype))
+    x, m = solver((a + shift * eye()) / scale)
     residual, norm = _frobenius(m - eye()), _frobenius(x)
     rescale = unit ** (-1 / p) * scale ** (-1 / p)  # their product may overflow
     # A finite norm: no entry has overflown, nor will it when it is rescaled.
     usable, by = usable[..., 0, 0], rescale[..., 0, 0]
     good = usable & jnp.isfinite(residual) & jnp.isfinite(norm * by)
     root = jnp.where(good[..., None, None], x * rescale, 0)
-    return InverseRoot(root.astype(matrix.dtype), jnp.where(good, residual, jnp.inf))
+    return MatrixRoot(root.astype(matrix.dtype), jnp.where(good, residual, jnp.inf))
 
 
-def num_products(p: int, *, floor: float | None = None) -> int:
+def num_products(p: int, *, method: str = "minimax", floor: float | None = None) -> int:
     """The number of matrix products in [`jaxla.matfun.inverse_pth_root`][] in `float32`.
 
     **Arguments:**
 
     - `p`, `floor`: as of that function.
+    - `method`: `"minimax"` or `"newton"`.
 
     **Returns:**
 
@@ -148,35 +156,44 @@ def num_products(p: int, *, floor: float | None = None) -> int:
         >>> jaxla.matfun.num_products(4)
         37
     """
-    stages = len(_coefficients(p, floor, jnp.float32))
-    # m², x t, and t^p m by repeated squaring; two for the bound.
-    return stages * (2 + p.bit_length() - 1 + p.bit_count()) + 2
+    check_choice("method", method, ("minimax", "newton"))
+    rows = _coefficients(method, p, floor, jnp.float32)
+    # m² of a quadratic, x t, and t^p m by repeated squaring; two for the bound.
+    return len(rows) * (len(rows[0]) - 1 + p.bit_length() - 1 + p.bit_count()) + 2
 
 
-def _coefficients(p: int, floor: float | None, dtype: DTypeLike) -> Coefficients:
+def _solver(method: str, p: int, size: int, floor: float | None, dtype: DTypeLike):
+    """From a matrix with eigenvalues in (0, 1] to its root $X$ and $X^p A$."""
+    rows = _coefficients("newton" if method == "newton" else "minimax", p, floor, dtype)
+
+    def by_products(m):
+        return coupled_iteration(m, p, rows)
+
+    def by_eigh(m):
+        x = eigh_root(m, p)
+        return x, power_times(x, p, m)
+
+    if method == "auto" and size > LARGEST_FOR_PRODUCTS_ON_CPU:
+        return lambda m: jax.lax.platform_dependent(m, cpu=by_eigh, default=by_products)
+    return by_eigh if method == "eigh" else by_products
+
+
+def _coefficients(
+    method: str, p: int, floor: float | None, dtype: DTypeLike
+) -> Coefficients:
     check_int("p", p, low=1, high=8)
     if floor is None:
         floor = _default_floor(dtype)
     if not 0 < floor < 1:
         raise ValueError(f"`floor` must lie between 0 and 1; got {floor}.")
-    # The scale is at most twice the bound.
     error = 2e-7 if dtype == jnp.float32 else 1e-14
-    return inverse_root_coefficients(p, floor / 2, error)[0]
+    rows = newton_rows if method == "newton" else minimax_rows
+    # The scale is at most twice the bound.
+    return rows(p, floor / 2, error)
 
 
 def _default_floor(dtype: DTypeLike) -> float:
     return 1e-6 if dtype == jnp.float32 else 1e-12
-
-
-def _power_times(t: Array, p: int, m: Array) -> Array:
-    """`t^p @ m` by repeated squaring."""
-    while p:
-        if p % 2:
-            m = matmul(t, m)
-        p //= 2
-        if p:
-            t = matmul(t, t)
-    return m
 
 
 def _frobenius(x: Array) -> Array:

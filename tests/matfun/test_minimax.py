@@ -5,7 +5,7 @@ import pytest
 import scipy.special
 from numpy.polynomial.polynomial import polyval
 
-from jaxla.matfun._minimax import inverse_root_coefficients, minimax_stage
+from jaxla.matfun._minimax import inverse_root_stages, minimax_stage
 
 
 ORDERS = range(1, 9)
@@ -68,10 +68,11 @@ def test_the_series_takes_over_without_a_jump(degree, p):
 @pytest.mark.parametrize("p", ORDERS)
 @pytest.mark.parametrize(("floor", "tolerance"), PRECISIONS)
 def test_composed_stages_do_what_they_claim(floor, tolerance, p):
-    rows, delta = inverse_root_coefficients(p, floor, tolerance)
+    rows, intervals, delta = inverse_root_stages(p, floor, tolerance)
     assert delta <= tolerance
     low, high = floor, 1.0
-    for row in rows:
+    for row, interval in zip(rows, intervals, strict=True):
+        np.testing.assert_allclose((low, high), interval, rtol=1e-2)
         m = np.geomspace(low, high, 100_001)
         t = polyval(m, row)
         assert (t > 0).all()  # or a root of even order would lose its sign
@@ -93,7 +94,7 @@ def test_no_eigenvalue_is_left_out(precision, p):
     floor, tolerance = PRECISIONS[precision == "float64"]
     m = np.geomspace(floor, 1, 400_001).astype(precision)
     with np.errstate(over="ignore", invalid="ignore"):
-        for row in inverse_root_coefficients(p, floor, tolerance)[0]:
+        for row in inverse_root_stages(p, floor, tolerance).rows:
             t = polyval(m, np.array(row, precision))
             m = m * t**p
     assert np.abs(m - 1).max() < 16 * p * np.finfo(precision).eps
@@ -102,7 +103,7 @@ def test_no_eigenvalue_is_left_out(precision, p):
 @pytest.mark.parametrize("p", ORDERS)
 def test_stages_stay_where_rounding_errors_are_harmless(p):
     """No eigenvalue on the way exceeds 2, or falls below where it started."""
-    rows, _ = inverse_root_coefficients(p, 5e-7, 2e-7)
+    rows = inverse_root_stages(p, 5e-7, 2e-7).rows
     m = np.geomspace(5e-7, 1, 20_001)
     lowest = m.min()
     for row in rows:
@@ -115,7 +116,7 @@ def test_stages_stay_where_rounding_errors_are_harmless(p):
 def test_more_is_asked_more_is_done():
     for p in ORDERS:
         steps = [
-            len(inverse_root_coefficients(p, floor, tolerance)[0])
+            len(inverse_root_stages(p, floor, tolerance).rows)
             for floor, tolerance in [(1e-2, 1e-3), (1e-4, 1e-6), *PRECISIONS]
         ]
         assert steps == sorted(steps)

@@ -10,11 +10,17 @@ import pytest
 from jax.test_util import check_grads
 
 from jaxla.matfun import inverse_pth_root, num_products, psd_power
-from tests.helpers import assert_close, power_oracle, psd_with_spectrum, random_psd
+from tests.helpers import (
+    assert_close,
+    assert_lowers_for_accelerators,
+    power_oracle,
+    psd_with_spectrum,
+    random_psd,
+)
 
 
 ORDERS = range(1, 9)
-root_of = jax.jit(inverse_pth_root, static_argnames=("p", "floor"))
+root_of = jax.jit(inverse_pth_root, static_argnames=("p", "floor", "method"))
 
 
 def relative_errors(actual, desired):
@@ -347,3 +353,89 @@ def test_the_largest_numbers_have_roots(p):
     root, residual = inverse_pth_root(jnp.diag(jnp.asarray(values, "float32")), p)
     assert residual < 1e-4
     np.testing.assert_allclose(jnp.diag(root), values ** (-1 / p), rtol=1e-4)
+
+
+@pytest.mark.parametrize("p", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("method", ["newton", "eigh", "auto"])
+@pytest.mark.parametrize("size", [6, 40])  # auto changes its mind on the way
+def test_all_methods_agree(getkey, dtype, method, size, p):
+    matrix = psd_with_spectrum(getkey(), np.geomspace(1e-2, 1, size))
+    root, residual = root_of(jnp.asarray(matrix, dtype), p, method=method)
+    assert_close(root, power_oracle(matrix, -1 / p, 1e-6), amplification=200)
+    assert residual < 5e3 * jnp.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("p", [2, 4])
+def test_products_beat_the_eigendecomposition_in_float32(p):
+    """Five times at condition 1e6, which is what they are for."""
+    matrices, eigenpairs = hard_and_easy(128)
+    desired = damped_power(eigenpairs, -1 / p, 1e-6)
+    errors = {
+        method: relative_errors(root_of(matrices, p, method=method).root, desired)[:-1]
+        for method in ("minimax", "newton", "eigh")
+    }
+    assert errors["minimax"].max() < errors["eigh"].max() / 5
+    assert errors["newton"].max() < errors["eigh"].max() / 5
+
+
+def test_newton_takes_twice_as_many_products():
+    for p in (2, 3, 4, 8):
+        newton, minimax = (num_products(p, method=m) for m in ("newton", "minimax"))
+        assert newton > 1.9 * minimax
+    # The steps that its recurrence m -> m ((p + 1 - m) / p)^p takes from 5e-7.
+    m, steps = 5e-7 * 2.5, 0
+    while abs(1 - m) > 2e-7:
+        m, steps = m * ((5 - m) / 4) ** 4, steps + 1
+    assert num_products(4, method="newton") == 4 * steps + 2
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("p", [1, 3, 4])
+def test_derivatives_of_the_eigendecomposition_method(getkey, p):
+    """To second order, at repeated eigenvalues too: its own equation, not its vectors."""
+    weights = np.arange(9.0).reshape(3, 3)
+    direction = np.array([[1.0, 2, -1], [0, 0.5, 1], [3, 1, -2]])  # not symmetric
+
+    def along(t, matrix, method="eigh"):
+        matrix = matrix + t * (direction + direction.T)
+        return (
+            inverse_pth_root(matrix, p, method=method, damping=0.0).root * weights
+        ).sum()
+
+    orders = [jax.jit(f) for f in (jax.grad(along), jax.jacfwd(jax.grad(along)))]
+    by_products = functools.partial(along, method="newton")
+    others = [
+        jax.jit(f) for f in (jax.grad(by_products), jax.jacfwd(jax.grad(by_products)))
+    ]
+    for spectrum in ([1, 1, 1.0], [1, 1, 2.0], [0.5, 0.8, 2]):
+        for mine, other in zip(orders, others, strict=True):
+            actual, desired = mine(0.0, np.diag(spectrum)), other(0.0, np.diag(spectrum))
+            np.testing.assert_allclose(actual, desired, rtol=1e-8)
+
+
+@pytest.mark.parametrize("method", ["newton", "eigh", "auto"])
+def test_bad_matrices_of_a_batch_by_all_methods(getkey, method):
+    clean = jnp.array(
+        [psd_with_spectrum(getkey(), np.linspace(0.1, 1, 40))] * 3, "float32"
+    )
+    desired = root_of(clean, 4, method=method)
+    for bad in (np.nan, np.inf):
+        out = root_of(clean.at[1, 0, 2].set(bad), 4, method=method)
+        assert out.residual[1] == jnp.inf
+        assert (out.root[1] == 0).all()
+        assert (out.root[::2] == desired.root[::2]).all()
+    mapped = jax.jit(jax.vmap(lambda a: inverse_pth_root(a, 4, method=method)))(clean)
+    assert_close(mapped.root, desired.root, amplification=60)
+
+
+@pytest.mark.parametrize("method", ["minimax", "newton", "eigh", "auto"])
+def test_lowers_for_accelerators(method):
+    matrix = jnp.ones((2, 40, 40), jnp.float32)
+    fn = lambda a: inverse_pth_root(a, 4, method=method).root
+    assert_lowers_for_accelerators(fn, matrix)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_message_on_method():
+    with pytest.raises(ValueError, match="`method` must be one of 'minimax', 'newton'"):
+        inverse_pth_root(jnp.eye(2), 2, method="svd")
