@@ -5,6 +5,7 @@ somewhat larger, and else what JAX has, LAPACK on CPU.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -44,9 +45,9 @@ def eigh(
     - `matrix`: real and symmetric; its symmetric part is taken. Half precision is
         computed in `float32`.
     - `method`: `"closed"` forms, for sizes up to 3 only; `"jacobi"`, all matrices of the
-        batch in step; `"lapack"`, which is `jnp.linalg.eigh`; or `"auto"`: closed forms
-        up to size 3, Jacobi up to size 10 for 64 matrices or more, counting those that
-        `jax.vmap` adds, and else LAPACK.
+        batch in step; `"lapack"`, which is `jnp.linalg.eigh`; or `"auto"`: the closed
+        form at size 2; for 64 matrices or more, counting those that `jax.vmap` adds, the
+        closed form at size 3 and Jacobi up to size 10; and else LAPACK.
     - `broadening`: what makes eigenvectors differentiable, see below: at least 0, or
         `None`.
 
@@ -125,10 +126,8 @@ def broadened_inverse(g: Array, eps: Array) -> Array:
 
 def batch_together(fn: Callable) -> Callable:
     """`fn`, which takes leading batch axes, such that it sees those of `jax.vmap` too."""
-
-    @custom_batching.custom_vmap
-    def together(a):
-        return fn(a)
+    # Without `jit` it would be slow outside of one.
+    together = custom_batching.custom_vmap(jax.jit(fn))
 
     @together.def_vmap
     def _(axis_size, in_batched, a):
@@ -141,7 +140,8 @@ def batch_together(fn: Callable) -> Callable:
 def batch_last(fn: Callable, a: Array) -> tuple[Array, ...]:
     """`fn` on `a` with its batch flattened and in the last axis; and its outputs back."""
     batch = a.shape[:-2]
-    out = fn(a.reshape(-1, *a.shape[-2:]).transpose(1, 2, 0))
+    flat = a.reshape(math.prod(batch), *a.shape[-2:])
+    out = fn(flat.transpose(1, 2, 0))
     return tuple(jnp.moveaxis(x, -1, 0).reshape(*batch, *x.shape[:-1]) for x in out)
 
 
@@ -152,23 +152,22 @@ _NO_DERIVATIVE = (
 )
 
 # From where on it is faster than LAPACK on CPU: see benchmarks/small_eigh.py.
-_JACOBI_SIZE, _JACOBI_BATCH = 10, 64
+_JACOBI_SIZE, _MANY = 10, 64
 
 
 def _choose(a: Array) -> str:
     n = a.shape[-1]
-    if n <= 3:
+    many = a.size >= _MANY * n * n
+    if n <= 2 or (n == 3 and many):
         return "closed"
-    many = a.size >= _JACOBI_BATCH * n * n
     return "jacobi" if n <= _JACOBI_SIZE and many else "lapack"
 
 
 def _decompose(method: str, a: Array) -> tuple[Array, Array]:
     method = _choose(a) if method == "auto" else method
-    if method == "lapack":
+    if method == "lapack" or a.size == 0:
         return _scaled(functools.partial(jnp.linalg.eigh, symmetrize_input=False), a)
-    small = method == "closed" or a.shape[-1] < 2 or a.size == 0
-    fn = eigh_closed if small else eigh_jacobi
+    fn = eigh_closed if method == "closed" or a.shape[-1] < 2 else eigh_jacobi
     return batch_last(functools.partial(_scaled, fn, matrix_axes=(0, 1)), a)
 
 

@@ -94,7 +94,7 @@ _NO_DERIVATIVE = (
 @batch_together
 def _decompose(a: Array) -> tuple[Array, Array, Array]:
     if a.size == 0:
-        return a[..., 0], a, jnp.ones(a.shape[:-2], bool)
+        return a.sum(-1), a, jnp.ones(a.shape[:-2], bool)
     largest = jnp.abs(a).max((-2, -1), keepdims=True)
     usable = jnp.isfinite(largest)
     unit = next_power_of_two(jnp.where(usable, largest, 1))

@@ -81,7 +81,7 @@ def _rotate(d, q: list[_Vector]) -> tuple[list[Array], list[_Vector]]:
         k = 3 - i - j
         c, s = rotation(w[i], w[j], off[i, j])
         shift = s / c * off[i, j]
-        w[i], w[j] = w[i] - shift, w[j] + shift
+        w[i], w[j], off[i, j] = w[i] - shift, w[j] + shift, 0 * shift
         ik, jk = (min(i, k), max(i, k)), (min(j, k), max(j, k))
         off[ik], off[jk] = c * off[ik] - s * off[jk], s * off[ik] + c * off[jk]
         e, f = q[i], q[j]
