@@ -161,10 +161,10 @@ def _differentiable_jvp(approximant, inverse, steps, primals, tangents):
     if inverse:  # X² = A⁻¹
         square = matmul(x, x)
         da = -matmul(square, matmul(da, square))
-    return x, _lyapunov_by_sign(x, da, steps)
+    return x, lyapunov_by_sign(x, da, steps)
 
 
-def _lyapunov_by_sign(x: Array, r: Array, steps: int) -> Array:
+def lyapunov_by_sign(x: Array, r: Array, steps: int) -> Array:
     """`y` of `x y + y x = r`, from the sign of the block matrix `[[x, r], [0, -x]]`."""
 
     def solve(_, r):

@@ -1,0 +1,77 @@
+"""One table of times: several methods on several inputs, relative to one of them."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ._harness import say, Settings
+from ._report import Cell, Table
+from ._timing import compile_interleaved, ratio, summary, time_interleaved
+
+
+COLUMNS = (
+    "input", "method", "median ms", "quartile 1", "quartile 3", "CPU ms", "time / base",
+    "compile s", "HLO instructions", "peak MiB", "samples",
+)  # fmt: skip
+
+
+def timing_table(
+    title: str,
+    inputs: Mapping[str, Sequence[Any]],
+    methods: Mapping[str, Callable],
+    base: str,
+    settings: Settings,
+    *,
+    rounds: int = 25,
+    budget: float = 6.0,
+    note: str = "",
+) -> tuple[Table, dict[tuple[str, str], float]]:
+    """Times every method on every input, methods taking turns.
+
+    **Arguments:**
+
+    - `inputs`: arguments of the methods, by what to call them.
+    - `methods`: the competitors.
+    - `base`: the method that ratios are relative to.
+    - `rounds`, `budget`: at most so many rounds, and about so many seconds an input.
+
+    **Returns:**
+
+    The table, and the ratio of wall times for each input and method.
+    """
+    rows, ratios = [], {}
+    for label, args in inputs.items():
+        jobs = {name: (fn, args) for name, fn in methods.items()}
+        made = compile_interleaved(jobs, rounds=1, warmup=0)
+        thunks = {
+            name: functools.partial(each[-1].call, *args) for name, each in made.items()
+        }
+        taken = time_interleaved(
+            thunks, rounds=settings.num_rounds(rounds, 2), budget=budget
+        )
+        for name, samples in taken.items():
+            wall, compiled = summary(1e3 * samples.wall), made[name][-1]
+            ratios[label, name] = ratio(samples.wall, taken[base].wall)
+            row: tuple[Cell, ...] = (
+                label, name, wall["median"], wall["q1"], wall["q3"],
+                1e3 * float(np.median(samples.cpu)), ratios[label, name],
+                compiled.seconds, compiled.instructions, compiled.peak_bytes / 2**20,
+                int(wall["samples"]),
+            )  # fmt: skip
+            rows.append(row)
+        say(f"{title}: {label}")
+    told = f"The base is {base}; the ratio is the median of those within each round."
+    return Table(title, COLUMNS, rows, " ".join([told, note]).strip()), ratios
+
+
+def worst_ratio(
+    ratios: Mapping[tuple[str, str], float], method: str, labels: Sequence[str] = ()
+) -> float:
+    """The largest ratio of a method, over the inputs named or over all."""
+    return max(
+        value
+        for (label, name), value in ratios.items()
+        if name == method and (not labels or label in labels)
+    )
