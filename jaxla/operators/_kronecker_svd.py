@@ -73,8 +73,9 @@ def kronecker_svd(
     u, s, vt = (jnp.where(part, x, jnp.nan) for part, x in (
         (usable, u), (usable[..., 0], s), (usable, vt)
     ))  # fmt: skip
-    left = u.mT[..., :rank, :].reshape(*u.shape[:-2], -1, *left_shape)
-    right = vt[..., :rank, :].reshape(*u.shape[:-2], -1, *right_shape)
+    rank = most if rank is None else rank
+    left = u.mT[..., :rank, :].reshape(*u.shape[:-2], rank, *left_shape)
+    right = vt[..., :rank, :].reshape(*u.shape[:-2], rank, *right_shape)
     sign = sign_of(left)
     parts = (s[..., :rank] * unit[..., None], sign * left, sign * right)
     return KroneckerSVD(*(part.astype(matrix.dtype) for part in parts))

@@ -89,7 +89,7 @@ def nearest_kronecker(
         b = _start(rows)
     else:
         b = start_of_shape(start, (*rows.shape[:-2], *right_shape), rows.dtype)
-        b = b.reshape(*rows.shape[:-2], -1)
+        b = b.reshape(*rows.shape[:-2], rows.shape[-1])
     a, b = power_steps(
         lambda b: matmul(rows, b[..., None])[..., 0],
         lambda a: matmul(a[..., None, :], rows)[..., 0, :],
@@ -131,7 +131,7 @@ def start_of_shape(start: ArrayLike, shape: tuple[int, ...], dtype) -> Array:
 
 def balanced(a: Array, b: Array, root: Array) -> tuple[Array, Array]:
     """Factors of one norm and the right sign, of `root**2` times a unit `a` and `b`."""
-    sigma = _norm(b.reshape(*b.shape[:-2], -1), 1)[..., None, None]
+    sigma = _norm(b, 2)[..., None, None]
     sign, root = sign_of(a), root[..., None, None]
     left = a * (safe_sqrt(sigma) * root)
     return sign * left, sign * _ratio(b, safe_sqrt(sigma)) * root
@@ -175,11 +175,10 @@ def rearranged(matrix: Array, left_shape: tuple[int, int]) -> tuple[Array, Array
 def _start(rows: Array) -> Array:
     """The largest row and a little of all others: no direction is left out."""
     k = rows.shape[-2]
-    index = jnp.arange(k)
-    largest = jnp.argmax((rows**2).sum(-1), -1)[..., None]
-    little = 0.1 / k**0.5 * jnp.cos(1 + index.astype(rows.dtype))
-    first = index == largest.reshape(-1, 1)
-    weights = jnp.where(first, 1, little[None]).reshape(*rows.shape[:-1])
+    largest = jnp.argmax((rows**2).sum(-1), -1)
+    little = 0.1 / k**0.5 * jnp.cos(1 + jnp.arange(k, dtype=rows.dtype))
+    first = jax.nn.one_hot(largest, k, dtype=bool)
+    weights = jnp.where(first, 1, jnp.broadcast_to(little, first.shape))
     return matmul(weights[..., None, :], rows)[..., 0, :]
 
 
@@ -187,7 +186,9 @@ def sign_of(a: Array) -> Array:
     """1 or -1: the sign of the trace, or where that is 0 of the largest entry."""
     a = jax.lax.stop_gradient(a)
     trace = jnp.diagonal(a, axis1=-2, axis2=-1).sum(-1)
-    flat = a.reshape(*a.shape[:-2], -1)
+    flat = a.reshape(*a.shape[:-2], a.shape[-2] * a.shape[-1])
+    if not flat.shape[-1]:
+        return jnp.ones((*flat.shape[:-1], 1, 1), a.dtype)
     index = jnp.argmax(jnp.abs(flat), -1)[..., None]
     largest = jnp.take_along_axis(flat, index, -1)[..., 0]
     negative = jnp.where(trace == 0, largest, trace) < 0

@@ -78,13 +78,13 @@ def nearest_kronecker_of_samples(
         """`mean_t G_t B G_t^T`, as one product over both `t` and `n`."""
         gb = matmul(g, b.reshape(*batch, 1, n, n))
         gb = jnp.moveaxis(gb, -3, -2).reshape(*batch, m, t * n)
-        return (matmul(gb, side_by_side.mT) / max(t, 1)).reshape(*batch, -1)
+        return (matmul(gb, side_by_side.mT) / max(t, 1)).reshape(*batch, m * m)
 
     def backward(a: Array) -> Array:
         ag = matmul(a.reshape(*batch, 1, m, m), g).reshape(*batch, t * m, n)
-        return (matmul(on_top.mT, ag) / max(t, 1)).reshape(*batch, -1)
+        return (matmul(on_top.mT, ag) / max(t, 1)).reshape(*batch, n * n)
 
-    a, b = power_steps(forward, backward, b.reshape(*batch, -1), steps)
+    a, b = power_steps(forward, backward, b.reshape(*batch, n * n), steps)
     error = _error(jax.lax.stop_gradient(g), jax.lax.stop_gradient(b))
     a, b = a.reshape(*batch, m, m), b.reshape(*batch, n, n)
     left, right = balanced((a + a.mT) / 2, (b + b.mT) / 2, unit)
@@ -93,7 +93,7 @@ def nearest_kronecker_of_samples(
 
 def _error(g: Array, b: Array) -> Array:
     """`|M - a b^T| / |M|`; with `b = R^T a` it is `sqrt(1 - |b|^2 / |M|^2)`."""
-    flat = g.reshape(*g.shape[:-2], -1)
+    flat = g.reshape(*g.shape[:-2], g.shape[-2] * g.shape[-1])
     gram = matmul(flat, flat.mT) / max(flat.shape[-2], 1)
     whole = (gram**2).sum((-2, -1))
     left_out = jnp.maximum(whole - (b**2).sum(-1), 0)

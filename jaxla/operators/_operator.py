@@ -6,6 +6,7 @@ the operator has. What it does not say is refused, with a word on what to do ins
 """
 
 import abc
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
@@ -246,9 +247,10 @@ def _apply(operator: Operator, x: Array, fn: Callable[[Any, Array], Array]) -> A
     batch, own = x.shape[:-2], operator.shape[:-2]
     if not own and batch:
         # One operator for all: their columns stand side by side in one product.
-        wide = jnp.moveaxis(x, -2, 0).reshape(x.shape[-2], -1)
-        out = fn(operator, wide)
-        out = jnp.moveaxis(out.reshape(-1, *batch, x.shape[-1]), 0, -2)
+        columns = math.prod(batch) * x.shape[-1]
+        out = fn(operator, jnp.moveaxis(x, -2, 0).reshape(x.shape[-2], columns))
+        out = out.reshape(operator.shape[-2], *batch, x.shape[-1])
+        out = jnp.moveaxis(out, 0, -2)
         return out.astype(out_dtype)
     rank = max(len(batch), len(own))
     x = x.reshape((1,) * (rank - len(batch)) + x.shape)

@@ -115,7 +115,9 @@ def test_promotes_nothing_silently(name):
         x = jnp.ones((*x.shape[:-1], operator.shape[-1]), jnp.float32)
         loss = lambda a, x: a.solve(a.mv(x)).sum() + a.logdet().sum() + a.trace().sum()
         jax.eval_shape(jax.grad(loss), operator, x)
-        jax.eval_shape(lambda a: (a.diagonal(), a.plus_identity(jnp.ones(3))), operator)
+        jax.eval_shape(lambda a: a.diagonal(), operator)
+        if name != "Kronecker":
+            jax.eval_shape(lambda a: a.plus_identity(jnp.ones(3)), operator)
 
 
 @pytest.mark.parametrize("name", BATCHES)
