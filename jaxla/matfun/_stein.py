@@ -46,7 +46,7 @@ def solve_discrete_lyapunov(
     [`jaxla.matfun.MatrixSolution`][]; the solution is symmetric where $Q$ is. Where the
     powers of $A$ do not decay, `residual` is infinite.
 
-    **Cost:** in each step taken, three $2 n^3$ products. A derivative takes as many.
+    **Cost:** in each step taken, four $2 n^3$ products at most; for a derivative three.
 
     **Differentiation:** both modes and every order, with respect to both arguments. Zero
     where `residual` is infinite.
@@ -80,34 +80,49 @@ def discrete_lyapunov(a: Array, q: Array, steps: int) -> tuple[Array, Array]:
     batch = jnp.broadcast_shapes(a.shape[:-2], q.shape[:-2])
     q = jnp.broadcast_to(q, batch + q.shape[-2:])
     fixed = jax.lax.stop_gradient(a)
-    x, last = jax.lax.custom_linear_solve(
+    solvable = _decays(fixed, steps)
+    x = jax.lax.custom_linear_solve(
         lambda x: x - matmul(matmul(a, x), a.mT),
         q,
-        lambda _, q: _smith(fixed, q, steps),
+        lambda _, q: _smith(fixed, q, solvable, steps),
         # Z = A^T Z A + G
-        lambda _, g: _smith(fixed.mT, g, steps),
-        has_aux=True,
+        lambda _, g: _smith(fixed.mT, g, solvable, steps),
     )
-    return x, jax.lax.stop_gradient(last) < 1
+    return x, solvable
 
 
-def _smith(a: Array, q: Array, steps: int) -> tuple[Array, Array]:
-    """The sum of `2^steps` terms, and the norm of the power of `A` that comes next."""
+def _decays(a: Array, steps: int) -> Array:
+    """Whether the power `2^steps` of `A`, or an earlier one, has a norm below 1."""
+
+    def step(carry):
+        k, a, size = carry
+        # What is small enough, infinite or NaN stays as it is.
+        undecided = (size >= 1) & jnp.isfinite(size)
+        square = jnp.where(undecided[..., None, None], matmul(a, a), a)
+        return k + 1, square, frobenius(square)
+
+    def unfinished(carry):
+        k, _, size = carry
+        return (k < steps) & ((size >= 1) & jnp.isfinite(size)).any()
+
+    start = (jnp.zeros((), "int32"), a, frobenius(a))
+    return jax.lax.while_loop(unfinished, step, start)[2] < 1
+
+
+def _smith(a: Array, q: Array, solvable: Array, steps: int) -> Array:
+    """The sum of `2^steps` terms, or of as many as count; zero if not `solvable`."""
     enough = jnp.finfo(a.dtype).eps / 4
+    solvable = solvable[..., None, None]
 
     def step(carry):
         k, a, x, active = carry
-        new_x = jnp.where(active, x + matmul(matmul(a, x), a.mT), x)
-        square = matmul(a, a)
-        size = frobenius(square)[..., None, None]
-        # What has become infinite or NaN does not move.
-        moved = active & jnp.isfinite(size)
-        return k + 1, jnp.where(moved, square, a), new_x, moved & (size * size > enough)
+        x = jnp.where(active, x + matmul(matmul(a, x), a.mT), x)
+        a = jnp.where(active, matmul(a, a), a)
+        size = frobenius(a)[..., None, None]
+        return k + 1, a, x, active & (size * size > enough)
 
     def unfinished(carry):
         return (carry[0] < steps) & carry[3].any()
 
-    start = (jnp.zeros((), "int32"), a, q, jnp.ones((*a.shape[:-2], 1, 1), bool))
-    _, a, x, _ = jax.lax.while_loop(unfinished, step, start)
-    last = frobenius(a)
-    return jnp.where((last < 1)[..., None, None], x, 0), last
+    start = (jnp.zeros((), "int32"), a, q, solvable)
+    return jnp.where(solvable, jax.lax.while_loop(unfinished, step, start)[2], 0)

@@ -149,8 +149,7 @@ def test_jit_vmap_loop_and_broadcast_agree(getkey):
     assert native.residual.shape == (2, 3)
     mapped = jax.vmap(sylvester, (None, None, 0))(a, b, c)
     loop = [[sylvester(a[j], b, c[i, 0]).solution for j in range(3)] for i in range(2)]
-    eager = solve_sylvester(a, b, c)
-    for other in (mapped.solution, jnp.array(loop), eager.solution):
+    for other in (mapped.solution, jnp.array(loop)):
         assert_close(other, native.solution, amplification=500)
     gradient = jax.jit(jax.grad(lambda a, c: x_of(a, b, c).sum()))
     mapped = jax.vmap(gradient, (0, None))(a, c[0, 0])
