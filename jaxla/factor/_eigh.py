@@ -124,6 +124,14 @@ def broadened_inverse(g: Array, eps: Array) -> Array:
     )
 
 
+def finiteness_and_unit(a: Array, matrix_axes=(-2, -1)) -> tuple[Array, Array]:
+    """If all entries of a matrix are finite; and a power of two near the largest."""
+    # Not by the maximum: on CPU, JAX 0.10 loses NaN in it where the batch is last.
+    finite = jnp.isfinite(a)
+    largest = jnp.where(finite, jnp.abs(a), 0).max(matrix_axes, initial=0, keepdims=True)
+    return finite.all(matrix_axes, keepdims=True), next_power_of_two(largest)
+
+
 def batch_together(fn: Callable) -> Callable:
     """`fn`, which takes leading batch axes, such that it sees those of `jax.vmap` too."""
     # Without `jit` it would be slow outside of one.
@@ -168,15 +176,14 @@ def _decompose(method: str, a: Array) -> tuple[Array, Array]:
     if method == "lapack" or a.size == 0:
         return _scaled(functools.partial(jnp.linalg.eigh, symmetrize_input=False), a)
     fn = eigh_closed if method == "closed" or a.shape[-1] < 2 else eigh_jacobi
-    return batch_last(functools.partial(_scaled, fn, matrix_axes=(0, 1)), a)
+    w, v = batch_last(functools.partial(_scaled, fn, matrix_axes=(0, 1)), a)
+    return w, v
 
 
 def _scaled(fn: Callable, a: Array, matrix_axes=(-2, -1)) -> tuple[Array, Array]:
     """`fn` on symmetric finite matrices with entries of order 1, and undoes all that."""
     first, second = matrix_axes
-    largest = jnp.abs(a).max(matrix_axes, initial=0, keepdims=True)
-    usable = jnp.isfinite(largest)
-    unit = next_power_of_two(jnp.where(usable, largest, 1))
+    usable, unit = finiteness_and_unit(a, matrix_axes)
     a = jnp.where(usable, a * (1 / unit), 0)
     w, v = fn(jax.lax.optimization_barrier((a + a.swapaxes(first, second)) / 2))
     w = jnp.where(usable.squeeze(first), w * unit.squeeze(first), jnp.nan)

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from jaxla._dtypes import compute_dtype, next_power_of_two
+from jaxla._dtypes import compute_dtype
 from jaxla._errors import as_square_matrix, refuse_derivative
 
-from ._eigh import batch_last, batch_together
+from ._eigh import batch_last, batch_together, finiteness_and_unit
 from ._jacobi import permute, ranking
 from ._one_sided import column_norms, directions, orthogonalize
 
@@ -95,9 +95,7 @@ _NO_DERIVATIVE = (
 def _decompose(a: Array) -> tuple[Array, Array, Array]:
     if a.size == 0:
         return a.sum(-1), a, jnp.ones(a.shape[:-2], bool)
-    largest = jnp.abs(a).max((-2, -1), keepdims=True)
-    usable = jnp.isfinite(largest)
-    unit = next_power_of_two(jnp.where(usable, largest, 1))
+    usable, unit = finiteness_and_unit(a)
     a = jnp.where(usable, a * (1 / unit), 0)
     w, v, definite = batch_last(_factor_and_rotate, (a + a.mT) / 2)
     w = jnp.where(usable[..., 0], w * unit[..., 0], jnp.nan)

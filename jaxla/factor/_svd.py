@@ -8,10 +8,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxla._dtypes import compute_dtype, matmul, next_power_of_two
+from jaxla._dtypes import compute_dtype, matmul
 from jaxla._errors import as_real_matrix, check_choice, refuse_derivative
 
-from ._eigh import batch_last, batch_together, broadened_inverse, check_broadening
+from ._eigh import (
+    batch_last,
+    batch_together,
+    broadened_inverse,
+    check_broadening,
+    finiteness_and_unit,
+)
 from ._jacobi import permute, ranking
 from ._one_sided import column_norms, directions, orthogonalize
 
@@ -111,9 +117,7 @@ def _decompose(method: str, a: Array) -> tuple[Array, Array, Array]:
         few = n <= _JACOBI_COLUMNS and m <= _JACOBI_ROWS
         many = a.size >= _JACOBI_BATCH * m * n
         method = "jacobi" if few and many else "lapack"
-    largest = jnp.abs(a).max((-2, -1), initial=0, keepdims=True)
-    usable = jnp.isfinite(largest)
-    unit = next_power_of_two(jnp.where(usable, largest, 1))
+    usable, unit = finiteness_and_unit(a)
     a = jnp.where(usable, a * (1 / unit), 0)
     if method == "lapack" or a.size == 0:
         u, s, vt = jnp.linalg.svd(a, full_matrices=False)

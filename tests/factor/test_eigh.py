@@ -116,7 +116,7 @@ def test_a_matrix_does_not_depend_on_its_batch(getkey, size, method):
 def test_scale(getkey, dtype, size, method):
     given = jnp.asarray(symmetric(getkey(), size), dtype)
     plain = eigh_of(given, method=method)
-    for power in (-100, -40, 40, 100):
+    for power in (-40, 100):
         out = eigh_of(given * 2.0**power, method=method)
         assert (out.eigenvalues == plain.eigenvalues * 2.0**power).all()
         assert (out.eigenvectors == plain.eigenvectors).all()
