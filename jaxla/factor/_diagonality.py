@@ -37,7 +37,7 @@ def diagonality_potential(
 
         >>> import jax.numpy as jnp
         >>> print(jaxla.factor.diagonality_potential(jnp.array([[2.0, 1.0], [1.0, 2.0]])))
-        0.6666667
+        0.66667
 
     ??? cite "Reference"
 

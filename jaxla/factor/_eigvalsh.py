@@ -5,6 +5,8 @@ which finds eigenvectors too and throws them away. On TPU there is no such reduc
 on GPU each step of the loop over pivots would be a kernel: there it is JAX's `eigvalsh`.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
@@ -16,8 +18,11 @@ from ._eigh import eigh
 from ._tridiagonal import bisect
 
 
-# The side of a matrix from which the reduction pays, see benchmarks/eigenvalues.py.
+# The side of a matrix from which the reduction pays, for one matrix and for many of them;
+# see benchmarks/eigenvalues.py.
 LEAST_SIZE = 32
+LEAST_SIZE_OF_MANY = 11
+MANY = 64
 
 
 def eigvalsh(matrix: Float[ArrayLike, "*batch n n"]) -> Float[Array, "*batch n"]:
@@ -34,8 +39,9 @@ def eigvalsh(matrix: Float[ArrayLike, "*batch n n"]) -> Float[Array, "*batch n"]
     has NaN everywhere, and touches no other of its batch.
 
     **Cost:** a reduction to tridiagonal form, $4 n^3 / 3$ flops, and about
-    $(27 - \log_2 n) n^2$ divisions in `float32`, on CPU from 32 x 32 on. Elsewhere
-    `jnp.linalg.eigvalsh`, and for smaller matrices [`jaxla.factor.eigh`][].
+    $(27 - \log_2 n) n^2$ divisions in `float32`, on CPU from 32 x 32 on, and
+    from 11 x 11 for 64 matrices and more. Elsewhere `jnp.linalg.eigvalsh`; for smaller
+    matrices [`jaxla.factor.eigh`][].
 
     `jax.export` for CPU and TPU in one module fails, as JAX then wants every branch for
     both; export for each.
@@ -64,7 +70,8 @@ def eigvalsh(matrix: Float[ArrayLike, "*batch n n"]) -> Float[Array, "*batch n"]
 
 @jax.custom_jvp
 def _eigvalsh(a: Array) -> Array:
-    if a.shape[-1] < LEAST_SIZE or a.size == 0:
+    size, many = a.shape[-1], math.prod(a.shape[:-2]) >= MANY
+    if size < (LEAST_SIZE_OF_MANY if many else LEAST_SIZE) or a.size == 0:
         return eigh(a).eigenvalues
     largest = jnp.abs(a).max((-2, -1), keepdims=True)
     usable = jnp.isfinite(largest)

@@ -37,7 +37,7 @@ def pivot_rule(pivots: Any, size: int, block: int, steps: int, key: Array | None
     if pivots == "greedy":
         return jnp.zeros(steps, jnp.int32), lambda _, gram: _greedy(gram(), block)
     sweep = _sweep(size, block)
-    numbers = (np.arange(steps) % len(sweep)).astype(np.int32)
+    numbers = jnp.arange(steps, dtype=jnp.int32) % len(sweep)
     return numbers, lambda i, _: jnp.asarray(sweep)[i]
 
 

@@ -261,7 +261,7 @@ def _inverse_iteration(d: Array, e: Array, w: Array) -> Array:
     )
     v = jax.random.normal(jax.random.key(0), main.shape[-2:], d.dtype)
     v = jnp.broadcast_to(v, main.shape)
-    for _ in range(3):
+    for _ in range(2):
         v = jax.lax.linalg.tridiagonal_solve(below, main, above, v[..., None])[..., 0]
         v = v / jnp.abs(v).max(-1, keepdims=True)
         v = jnp.linalg.qr(v.mT)[0].mT
