@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxla._dtypes import compute_dtype, matmul, next_power_of_two
+from jaxla._dtypes import compute_dtype, matmul
 from jaxla._errors import as_square_matrix, refuse_derivative
 
-from ._eigh import eigh
+from ._eigh import eigh, finiteness_and_unit
 from ._tridiagonal import bisect
 
 
@@ -73,9 +73,7 @@ def _eigvalsh(a: Array) -> Array:
     size, many = a.shape[-1], math.prod(a.shape[:-2]) >= MANY
     if size < (LEAST_SIZE_OF_MANY if many else LEAST_SIZE) or a.size == 0:
         return eigh(a).eigenvalues
-    largest = jnp.abs(a).max((-2, -1), keepdims=True)
-    usable = jnp.isfinite(largest)
-    unit = next_power_of_two(jnp.where(usable, largest, 1))
+    usable, unit = finiteness_and_unit(a)
     scaled = jnp.where(usable, a / unit, 0)
     w = jax.lax.platform_dependent(
         (scaled + scaled.mT) / 2, cpu=_by_bisection, default=_by_library

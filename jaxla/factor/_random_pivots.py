@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
-from jaxla._dtypes import compute_dtype, matmul, next_power_of_two
+from jaxla._dtypes import compute_dtype, matmul
 from jaxla._errors import (
     as_real_matrix,
     as_square_matrix,
@@ -23,7 +23,7 @@ from jaxla._errors import (
     refuse_derivative,
 )
 
-from ._eigh import eigh
+from ._eigh import eigh, finiteness_and_unit
 from ._pivots import cosines, pivot_rule
 
 
@@ -295,7 +295,5 @@ def _scan(step: Callable, start: tuple[Array, Array], order: Array) -> tuple[Arr
 
 def _unit_scale(a: Array) -> tuple[Array, Array, Array]:
     """Whether all is finite, a power of two, and the matrix in units of that."""
-    largest = jnp.abs(a).max(initial=0)
-    usable = jnp.isfinite(largest)
-    unit = next_power_of_two(jnp.where(usable, largest, 1))
+    usable, unit = (x[0, 0] for x in finiteness_and_unit(a))
     return usable, unit, jnp.where(usable, a / unit, 0)

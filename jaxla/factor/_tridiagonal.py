@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from jaxla._dtypes import compute_dtype, matmul, next_power_of_two
+from jaxla._dtypes import compute_dtype, matmul
 from jaxla._errors import check_int, check_real_float, refuse_derivative
 
-from ._eigh import eigh
+from ._eigh import eigh, finiteness_and_unit
 
 
 # Pivots in one step of a loop: more compile longer and run no faster.
@@ -162,9 +162,11 @@ def _with_rank(a: Array, rank: int) -> Array:
 
 def _scaled(d: Array, e: Array) -> tuple[Array, Array, Array, Array]:
     """The matrices with entries up to 1, their units, and which ones are finite."""
-    largest = jnp.maximum(*(jnp.abs(a).max(-1, initial=0) for a in (d, e)))
-    usable = jnp.isfinite(largest)
-    unit = next_power_of_two(jnp.where(usable, largest, 1))
+    (d_usable, d_unit), (e_usable, e_unit) = (
+        finiteness_and_unit(a, (-1,)) for a in (d, e)
+    )
+    usable = (d_usable & e_usable)[..., 0]
+    unit = jnp.maximum(d_unit, e_unit)[..., 0]
     d, e = (jnp.where(usable[..., None], a / unit[..., None], 0) for a in (d, e))
     return d, e, unit, usable
 
