@@ -25,9 +25,11 @@ def bracketed_newton(
         # In the noise around the root, steps are rejected and bisections lead away.
         better = jnp.abs(y) < least
         best, least = jnp.where(better, x, best), jnp.where(better, jnp.abs(y), least)
-        newton = x - y / jnp.where(slope == 0, 1, slope)
+        # An infinite slope would keep it where it is.
+        sound = (slope > 0) & jnp.isfinite(slope)
+        newton = x - y / jnp.where(sound, slope, 1)
         inside = (newton >= low) & (newton <= high) & (jnp.abs(newton - x) <= last / 2)
-        new = jnp.where(inside & (slope > 0), newton, (low + high) / 2)
+        new = jnp.where(sound & inside, newton, (low + high) / 2)
         return low, high, new, jnp.abs(new - x), best, least
 
     middle = (low + high) / 2

@@ -20,7 +20,7 @@ from jax import Array
 
 from jaxla._dtypes import compute_dtype, matmul, next_power_of_two
 from jaxla._errors import as_real_matrix, as_square_matrix, refuse_derivative
-from jaxla.factor import eigh
+from jaxla.factor import eigh, svd
 
 
 class VectorMap(NamedTuple):
@@ -67,7 +67,7 @@ def map_spectrum(
     for s in jax.lax.stop_gradient(values):
         size = jnp.maximum(size, jnp.abs(s) ** (1 / (degree or 1)))
     usable = jnp.isfinite(size)
-    unit = next_power_of_two(jnp.where(usable, size, 1))
+    unit = next_power_of_two(jnp.where(usable & (size > 0), size, 1))
     if degree is None:
         unit = jnp.ones_like(unit)
     a = jnp.where(usable[..., None, None], a, 0) / unit[..., None, None]
@@ -173,7 +173,7 @@ def _symmetric_part(a: Array) -> Array:
 
 def _tall_svd(a: Array) -> tuple[Array, Array, Array]:
     """`u`, `s`, `v` of `a`, or of its transpose where `a` is wide."""
-    u, s, vt = jnp.linalg.svd(_like_tall(a), full_matrices=False)
+    u, s, vt = svd(_like_tall(a))
     return u, s, vt.mT
 
 

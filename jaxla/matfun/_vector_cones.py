@@ -83,7 +83,8 @@ def nonnegative(x: Array) -> Array:
 def nonnegative_divided(a: Array, b: Array) -> Array:
     gap = a - b
     change = nonnegative(a) - nonnegative(b)
-    return jnp.where(gap == 0, a > 0, change / jnp.where(gap == 0, 1, gap))
+    slope = (a > 0).astype(a.dtype)
+    return jnp.where(gap == 0, slope, change / jnp.where(gap == 0, 1, gap))
 
 
 def _between(x: Array, low: Array, high: Array) -> Array:
@@ -94,7 +95,7 @@ def _between(x: Array, low: Array, high: Array) -> Array:
 def _between_divided(a: Array, b: Array, low: Array, high: Array) -> Array:
     gap = a - b
     change = _between(a, low, high) - _between(b, low, high)
-    slope = (a > low) & (a < high)
+    slope = ((a > low) & (a < high)).astype(a.dtype)
     return jnp.where(gap == 0, slope, change / jnp.where(gap == 0, 1, gap))
 
 
