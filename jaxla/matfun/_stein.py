@@ -55,7 +55,7 @@ def solve_discrete_lyapunov(
 
         >>> import jax.numpy as jnp
         >>> a = jnp.array([[0.5, 0.5], [0.0, 0.5]])
-        >>> print(jaxla.matfun.solve_discrete_lyapunov(a, jnp.eye(2)).solution)
+        >>> print(jaxla.matfun.solve_discrete_lyapunov(a, jnp.eye(2)).solution.round(3))
         [[2.074 0.444]
          [0.444 1.333]]
 

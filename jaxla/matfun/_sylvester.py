@@ -69,7 +69,8 @@ def solve_sylvester(
 
         >>> import jax.numpy as jnp
         >>> a, b = jnp.array([[1.0, 2.0], [0.0, 3.0]]), jnp.eye(1)
-        >>> print(jaxla.matfun.solve_sylvester(a, b, jnp.array([[4.0], [4.0]])).solution)
+        >>> x = jaxla.matfun.solve_sylvester(a, b, jnp.array([[4.0], [4.0]])).solution
+        >>> print(x.round(3))
         [[1.]
          [1.]]
 
