@@ -54,10 +54,10 @@ def solve_discrete_lyapunov(
     !!! example
 
         >>> import jax.numpy as jnp
-        >>> a = jnp.array([[0.5, 0.5], [0.0, 0.5]])
-        >>> print(jaxla.matfun.solve_discrete_lyapunov(a, jnp.eye(2)).solution.round(3))
-        [[2.074 0.444]
-         [0.444 1.333]]
+        >>> a = jnp.array([[0.5, 0.0], [0.0, 0.0]])
+        >>> print(jaxla.matfun.solve_discrete_lyapunov(a, 3 * jnp.eye(2)).solution)
+        [[4. 0.]
+         [0. 3.]]
 
     ??? cite "Reference"
 
