@@ -42,6 +42,16 @@ def safe_sqrt(x: jax.Array) -> jax.Array:
     return jnp.where(x == 0, 0, jnp.sqrt(jnp.where(x == 0, 1, x)))
 
 
+def finiteness_and_unit(
+    a: jax.Array, matrix_axes: tuple[int, ...] = (-2, -1)
+) -> tuple[jax.Array, jax.Array]:
+    """If all entries of a matrix are finite; and a power of two near the largest."""
+    # Not by the maximum: on CPU, JAX 0.10 loses NaN in it where the batch is last.
+    finite = jnp.isfinite(a)
+    largest = jnp.where(finite, jnp.abs(a), 0).max(matrix_axes, initial=0, keepdims=True)
+    return finite.all(matrix_axes, keepdims=True), next_power_of_two(largest)
+
+
 def next_power_of_two(x: jax.Array) -> jax.Array:
     """A power of two from `x` to `2 x`; such that its reciprocal is normal, too.
 

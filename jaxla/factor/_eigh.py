@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import custom_batching
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxla._dtypes import compute_dtype, matmul, next_power_of_two
+from jaxla._dtypes import compute_dtype, finiteness_and_unit, matmul
 from jaxla._errors import as_square_matrix, check_choice, refuse_derivative
 
 from ._jacobi import eigh_jacobi
@@ -123,14 +123,6 @@ def broadened_inverse(g: Array, eps: Array) -> Array:
     return jnp.where(
         large == 0, 0, g / jnp.where(large == 0, 1, g * g + eps * eps) / safe
     )
-
-
-def finiteness_and_unit(a: Array, matrix_axes=(-2, -1)) -> tuple[Array, Array]:
-    """If all entries of a matrix are finite; and a power of two near the largest."""
-    # Not by the maximum: on CPU, JAX 0.10 loses NaN in it where the batch is last.
-    finite = jnp.isfinite(a)
-    largest = jnp.where(finite, jnp.abs(a), 0).max(matrix_axes, initial=0, keepdims=True)
-    return finite.all(matrix_axes, keepdims=True), next_power_of_two(largest)
 
 
 def batch_together(fn: Callable) -> Callable:

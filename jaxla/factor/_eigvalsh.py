@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxla._dtypes import compute_dtype, matmul
+from jaxla._dtypes import compute_dtype, finiteness_and_unit, matmul
 from jaxla._errors import as_square_matrix, refuse_derivative
 
-from ._eigh import eigh, finiteness_and_unit
+from ._eigh import eigh
 from ._tridiagonal import bisect
 
 

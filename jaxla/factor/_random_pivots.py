@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
-from jaxla._dtypes import compute_dtype, matmul
+from jaxla._dtypes import compute_dtype, finiteness_and_unit, matmul
 from jaxla._errors import (
     as_real_matrix,
     as_square_matrix,
@@ -23,7 +23,7 @@ from jaxla._errors import (
     refuse_derivative,
 )
 
-from ._eigh import eigh, finiteness_and_unit
+from ._eigh import eigh
 from ._pivots import cosines, pivot_rule
 
 

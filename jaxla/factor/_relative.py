@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from jaxla._dtypes import compute_dtype
+from jaxla._dtypes import compute_dtype, finiteness_and_unit
 from jaxla._errors import as_square_matrix, refuse_derivative
 
-from ._eigh import batch_last, batch_together, finiteness_and_unit
+from ._eigh import batch_last, batch_together
 from ._jacobi import permute, ranking
 from ._one_sided import column_norms, directions, orthogonalize
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxla._dtypes import compute_dtype, matmul
+from jaxla._dtypes import compute_dtype, finiteness_and_unit, matmul
 from jaxla._errors import as_real_matrix, check_choice, refuse_derivative
 
 from ._eigh import (
@@ -16,7 +16,6 @@ from ._eigh import (
     batch_together,
     broadened_inverse,
     check_broadening,
-    finiteness_and_unit,
 )
 from ._jacobi import permute, ranking
 from ._one_sided import column_norms, directions, orthogonalize

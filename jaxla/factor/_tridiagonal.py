@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from jaxla._dtypes import compute_dtype, matmul
+from jaxla._dtypes import compute_dtype, finiteness_and_unit, matmul
 from jaxla._errors import check_int, check_real_float, refuse_derivative
 
-from ._eigh import eigh, finiteness_and_unit
+from ._eigh import eigh
 
 
 # Pivots in one step of a loop: more compile longer and run no faster.

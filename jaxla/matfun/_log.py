@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxla._dtypes import compute_dtype, matmul
+from jaxla._dtypes import compute_dtype, finiteness_and_unit, matmul
 from jaxla._errors import as_square_matrix, check_int
 
 from ._certified import MatrixFunction, norm_ratio
@@ -53,7 +53,7 @@ def logm(matrix: Float[ArrayLike, "*batch n n"], *, roots: int = 10) -> MatrixFu
     matrix = as_square_matrix("matrix", matrix)
     check_int("roots", roots, low=1)
     a = matrix.astype(compute_dtype(matrix.dtype))
-    usable = jnp.isfinite(jnp.abs(a).max((-2, -1), initial=0, keepdims=True))
+    usable, _ = finiteness_and_unit(a)
     eye = jnp.broadcast_to(jnp.eye(a.shape[-1], dtype=a.dtype), a.shape)
     a = jnp.where(usable, a, eye)
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxla._dtypes import compute_dtype, matmul, next_power_of_two
+from jaxla._dtypes import compute_dtype, finiteness_and_unit, matmul
 from jaxla._errors import as_real_matrix
 from jaxla.factor import eigh
 
@@ -82,9 +82,7 @@ def polar(matrix: Float[ArrayLike, "*batch m n"]) -> Polar:
     matrix = as_real_matrix("matrix", matrix)
     a = matrix.astype(compute_dtype(matrix.dtype))
     wide = a.shape[-2] < a.shape[-1]
-    largest = jnp.abs(a).max((-2, -1), initial=0, keepdims=True)
-    usable = jnp.isfinite(largest)
-    unit = next_power_of_two(jnp.where(usable, largest, 1))
+    usable, unit = finiteness_and_unit(a)
     scaled = jnp.where(usable, a, 0) / unit
     u = _unitary_factor(scaled.mT if wide else scaled)
     gram = matmul(u.mT, u)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxla._dtypes import compute_dtype, matmul, next_power_of_two
+from jaxla._dtypes import compute_dtype, finiteness_and_unit, matmul
 from jaxla._errors import as_square_matrix, check_int
 
 from ._certified import MatrixFunction, norm_ratio
@@ -49,10 +49,9 @@ def signm(matrix: Float[ArrayLike, "*batch n n"], *, steps: int = 16) -> MatrixF
     matrix = as_square_matrix("matrix", matrix)
     check_int("steps", steps, low=1)
     a = matrix.astype(compute_dtype(matrix.dtype))
-    largest = jnp.abs(a).max((-2, -1), initial=0, keepdims=True)
-    usable = jnp.isfinite(largest)
+    usable, unit = finiteness_and_unit(a)
     eye = jnp.broadcast_to(jnp.eye(a.shape[-1], dtype=a.dtype), a.shape)
-    a = jnp.where(usable, a, eye) / next_power_of_two(jnp.where(usable, largest, 1))
+    a = jnp.where(usable, a / unit, eye)
 
     def step(x, _):
         inverse = jnp.linalg.inv(x)

@@ -8,7 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, ScalarLike
 
-from jaxla._dtypes import compute_dtype, matmul, next_power_of_two
+from jaxla._dtypes import (
+    compute_dtype,
+    finiteness_and_unit,
+    matmul,
+    next_power_of_two,
+)
 from jaxla._errors import as_square_matrix, check_choice
 from jaxla.factor import eigh
 
@@ -108,10 +113,9 @@ def scaled_symmetric(matrix: Array) -> tuple[Array, Array, Array]:
     """The symmetric part over an even power of two near its size, that power, and
     whether all is finite; zero where it is not."""
     a = matrix.astype(compute_dtype(matrix.dtype))
-    largest = jnp.abs(a).max((-2, -1), initial=0, keepdims=True)
-    usable = jnp.isfinite(largest)
+    usable, unit = finiteness_and_unit(a)
     # A square, so that its root is a power of two as well.
-    root = next_power_of_two(jnp.sqrt(jnp.where(usable, largest, 1)))
+    root = next_power_of_two(jnp.sqrt(unit))
     a = jnp.where(usable, a, 0) / root / root
     return (a + a.mT) / 2, root * root, usable
 
