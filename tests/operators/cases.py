@@ -58,8 +58,12 @@ COLUMN, ROW = np.array([4.0, 1, 0.5, -1]), np.array([4.0, -0.5, 1, 2])
 TOEPLITZ = scipy.linalg.toeplitz(COLUMN, ROW)
 LAPLACE = np.array([3.0, -1.0, 0.0])
 
+CYCLE = np.roll(np.diag([2.0, 3.0, -4.0]), 1, axis=0)
+
 # From a function that makes arrays to the operator, and its matrix.
 CASES = {
+    # Its rows change places in a cycle; the determinant is -24.
+    "dense, pivoting": (lambda x: Dense(x(CYCLE)), CYCLE),
     "dense, wide": (lambda x: Dense(x(general(8, 2, 5))), general(8, 2, 5)),
     "diagonal": (lambda x: Diagonal(x(D)), np.diag(D)),
     "low rank": (lambda x: LowRankPlusDiagonal(x(D), x(U)), np.diag(D) + U @ U.T),
@@ -80,8 +84,8 @@ CASES = {
         scipy.linalg.toeplitz(COLUMN, ROW[:2]),
     ),
     "Kronecker, 3 and 1x1": (
-        lambda x: Kronecker(x(A), x(B), x(2 * np.eye(1)), x(C)),
-        2 * kron(A, B, C),
+        lambda x: Kronecker(x(A), x(2 * np.eye(1)), x(C)),
+        2 * kron(A, C),
     ),
     "Kronecker, symmetric": (lambda x: Kronecker(x(S), x(T), symmetric=True), kron(S, T)),
     "Kronecker, rectangular": (
@@ -96,7 +100,7 @@ CASES = {
         lambda x: DampedKronecker(Toeplitz(x(LAPLACE)), Diagonal(x(D[:2])), shift=0.5),
         kron(scipy.linalg.toeplitz(LAPLACE), np.diag(D[:2])) + 0.5 * np.eye(6),
     ),
-    "sum": (lambda x: KroneckerSum(x(S), x(T), x(S), symmetric=True), kron_sum(S, T, S)),
+    "sum": (lambda x: KroneckerSum(x(S), x(S), x(S), symmetric=True), kron_sum(S, S, S)),
     "sum, not symmetric": (lambda x: KroneckerSum(x(A), x(B)), kron_sum(A, B)),
 }
 

@@ -123,6 +123,12 @@ def test_a_second_derivative_of_logdet_is_refused(second):
 
 
 def test_sign_and_singular_operators():
+    # det(A (x) B) = det(A)^q det(B)^p
+    for p, q in [(1, 2), (2, 1), (2, 3)]:
+        a, b = np.eye(p), np.eye(q)
+        a[0, 0], b[0, 0] = -2, -3
+        slogdet = Kronecker(jnp.float32(a), jnp.float32(b)).slogdet()
+        np.testing.assert_allclose(slogdet, np.linalg.slogdet(np.kron(a, b)), 1e-6)
     sign, logabsdet = damped_slogdet(-jnp.float32(S), jnp.float32(T), 0.0)
     assert sign == 1
     assert_close(logabsdet, np.linalg.slogdet(np.kron(S, T))[1], amplification=10)
