@@ -104,7 +104,8 @@ def _everything(
     _, pull = jax.vjp(run, operator)
     (gradient,) = pull(jax.tree.map(jnp.ones_like, values))
     parts = jax.tree.leaves(jax.tree.map(jnp.vdot, gradient, tangent))
-    modes = sum(slope.sum() for slope in slopes.values()), sum(parts)
+    forward = jnp.stack([slope.sum() for slope in slopes.values()]).sum()
+    modes = forward, jnp.stack(parts).sum()
     values |= {
         name: task(operator) for name, task in plain.items() if _can(task, operator)
     }

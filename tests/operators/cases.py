@@ -53,7 +53,7 @@ def diag(d):
 
 A, B, C = general(0, 2, 2), general(1, 3, 3), general(2, 2, 2)
 S, T = symmetric(3, 2, 2), symmetric(4, 3, 3)
-U, V, D = general(5, 4, 2) / 4, general(6, 4, 2) / 4, vector(7, 4)
+U, D = general(5, 4, 2) / 4, vector(7, 4)
 COLUMN, ROW = np.array([4.0, 1, 0.5, -1]), np.array([4.0, -0.5, 1, 2])
 TOEPLITZ = scipy.linalg.toeplitz(COLUMN, ROW)
 LAPLACE = np.array([3.0, -1.0, 0.0])
@@ -67,10 +67,6 @@ CASES = {
     "dense, wide": (lambda x: Dense(x(general(8, 2, 5))), general(8, 2, 5)),
     "diagonal": (lambda x: Diagonal(x(D)), np.diag(D)),
     "low rank": (lambda x: LowRankPlusDiagonal(x(D), x(U)), np.diag(D) + U @ U.T),
-    "low rank, U V^T": (
-        lambda x: LowRankPlusDiagonal(x(D), x(U), x(V)),
-        np.diag(D) + U @ V.T,
-    ),
     "Toeplitz": (
         lambda x: Toeplitz(x(COLUMN), x(ROW)),
         TOEPLITZ,
