@@ -22,7 +22,7 @@ SOME = pytest.mark.parametrize(
     [
         "project_nuclear_epigraph",
         "project_sum_of_largest_epigraph",
-        "project_log_det_cone",
+        "project_trace_inverse_cone",
         "prox_entropy",
     ],
 )
@@ -73,11 +73,16 @@ def test_a_bad_member_is_nan_and_touches_no_other(getkey, name, bad):
     for out, other in zip(jitted(name)(x, *case.scalars), desired, strict=True):
         assert jnp.isnan(out[1]).all()
         assert (out[::2] == other[::2]).all()
-    if case.scalars:
-        scalars = np.full((len(case.scalars), 3), np.array(case.scalars)[:, None])
-        scalars = scalars.astype("float32")
-        scalars[-1, 1] = bad
-        for out in jitted(name)(batch(getkey(), case), *scalars):
+
+
+@SOME
+def test_a_bad_scalar_is_like_a_bad_matrix(getkey, name):
+    case = CASES[name]
+    x = batch(getkey(), case)
+    for bad in (np.nan, np.inf):
+        scalars = [np.full(3, s, np.float32) for s in case.scalars]
+        scalars[-1][1] = bad
+        for out in jitted(name)(x, *scalars):
             assert jnp.isnan(out[1]).all()
             assert jnp.isfinite(out[::2]).all()
 
@@ -104,7 +109,7 @@ def test_promotes_nothing_silently(name):
     assert {out.dtype for out in half} == {jnp.dtype(jnp.bfloat16)}
 
 
-@EACH
+@SOME
 def test_lowers_for_accelerators(name):
     case = CASES[name]
     x = jax.ShapeDtypeStruct((2, 4, 4), jnp.float32)
@@ -120,9 +125,7 @@ def test_zero_stays_zero(getkey, name):
         assert (out == 0).all()
 
 
-@pytest.mark.parametrize(
-    "name", ["project_psd", "project_nuclear_epigraph", "project_trace_inverse_cone"]
-)
+@pytest.mark.parametrize("name", ["project_nuclear_ball", "project_trace_inverse_cone"])
 def test_empty(dtype, name):
     case = CASES[name]
     for shape in [(0, 3, 3), (0, 0), (2, 0, 0)]:
@@ -138,37 +141,43 @@ def test_rectangular_empty():
 
 
 @functools.cache
-def derivatives(name):
-    """The value, its derivative along tangents, and the gradient of weights of it."""
-
-    @jax.jit
-    def all_of(args, tangents, weights):
-        out, dout = jax.jvp(CASES[name].call, args, tangents)
-        return out, dout, jax.vjp(CASES[name].call, *args)[1](weights)
-
-    return all_of
+def derivative(name):
+    return jax.jit(lambda args, tangents: jax.jvp(CASES[name].call, args, tangents))
 
 
 @EACH
 @pytest.mark.usefixtures("x64")
 def test_derivatives(getkey, name):
-    """In both modes, along random directions in all arguments, at ties too."""
+    """Along random directions in all arguments, at ties too."""
     case = CASES[name]
-    rng, along = np.random.default_rng(0), derivatives(name)
+    rng, along = np.random.default_rng(0), derivative(name)
     for spectrum in SPECTRA.values():
         if spectrum is SPECTRA["zeros"] and name == "project_psd":
             continue  # a kink
         args = (matrix(getkey(), case, spectrum), *case.scalars)
         tangents = tuple(rng.standard_normal(np.shape(a)) for a in args)
-        weights = tuple(rng.standard_normal(a.shape) for a in shapes(name, args))
-        _, dout, gradient = along(args, tangents, weights)
         pairs = list(zip(args, tangents, strict=True))
         moved = [tuple(a + h * e for a, e in pairs) for h in (1e-6, -1e-6)]
-        above, below = (along(m, tangents, weights)[0] for m in moved)
-        for slope, high, low in zip(dout, above, below, strict=True):
+        _, slopes = along(args, tangents)
+        above, below = (along(m, tangents)[0] for m in moved)
+        for slope, high, low in zip(slopes, above, below, strict=True):
             np.testing.assert_allclose(slope, (high - low) / 2e-6, rtol=2e-6, atol=3e-8)
-        dot = lambda a, b: sum(np.sum(x * y) for x, y in zip(a, b, strict=True))
-        np.testing.assert_allclose(dot(weights, dout), dot(gradient, tangents), 1e-10)
+
+
+@SOME
+@pytest.mark.usefixtures("x64")
+def test_gradients_are_adjoint_to_derivatives(getkey, name):
+    case = CASES[name]
+    rng = np.random.default_rng(0)
+    gradient = jax.jit(lambda args, weights: jax.vjp(case.call, *args)[1](weights))
+    dot = lambda a, b: sum(np.sum(x * y) for x, y in zip(a, b, strict=True))
+    for spectrum in SPECTRA.values():
+        args = (matrix(getkey(), case, spectrum), *case.scalars)
+        tangents = tuple(rng.standard_normal(np.shape(a)) for a in args)
+        out, slopes = derivative(name)(args, tangents)
+        weights = tuple(rng.standard_normal(a.shape) for a in out)
+        gradients = gradient(args, weights)
+        np.testing.assert_allclose(dot(weights, slopes), dot(gradients, tangents), 1e-10)
 
 
 @pytest.mark.usefixtures("x64")
@@ -193,7 +202,7 @@ def test_derivatives_are_finite_everywhere(getkey, name):
     check_finite(getkey, name, "float64")
 
 
-@pytest.mark.parametrize("name", ["project_log_det_cone", "project_trace_inverse_cone"])
+@pytest.mark.parametrize("name", ["project_trace_inverse_cone"])
 def test_derivatives_are_finite_everywhere_in_float32(getkey, name):
     check_finite(getkey, name, "float32")
 
@@ -204,13 +213,9 @@ def check_finite(getkey, name, dtype):
         x = matrix(getkey(), case, spectrum).astype(dtype)
         for scale in (0.0, 1e-20, 1.0, 1e3):
             args = x, *(np.dtype(dtype).type(s * scale) for s in case.scalars)
-            weights = tuple(np.ones(a.shape, dtype) for a in shapes(name, args))
-            for results in derivatives(name)(args, args, weights):
+            tangents = tuple(np.ones_like(a) for a in args)
+            for results in derivative(name)(args, tangents):
                 assert all(jnp.isfinite(a).all() for a in results)
-
-
-def shapes(name, args):
-    return jax.eval_shape(CASES[name].call, *args)
 
 
 @EACH
@@ -222,8 +227,9 @@ def test_a_second_derivative_is_refused(name):
     message = f"`{name}` can be differentiated once only."
     for i in range(1 + len(scalars)):
         first = jax.grad(fn, i)
-        with pytest.raises(NotImplementedError, match=re.escape(message)):
-            jax.jacfwd(first, i)(x, *scalars)
+        if case.symmetric:
+            with pytest.raises(NotImplementedError, match=re.escape(message)):
+                jax.jacfwd(first, i)(x, *scalars)
         with pytest.raises(NotImplementedError, match=re.escape(message)):
             jax.grad(lambda *args: first(*args).sum(), i)(x, *scalars)  # noqa: B023
 

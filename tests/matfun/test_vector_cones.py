@@ -61,10 +61,9 @@ def test_epigraphs_of_long_vectors(dtype, name):
             assert (np.abs(dw).sum(-1) <= -dt + eps * size * N).all()
         else:
             assert (largest <= -dt + eps * size).all()
-        if "l" in name and name not in ("l1",):
+        if name in ("largest", "7 largest", "all"):
             assert (dw >= -eps * size[:, None]).all()
-            k = {"largest": 1, "7 largest": 7, "all": N}[name]
-            np.testing.assert_allclose(dw.sum(-1), -k * dt, atol=eps * size.max() * N)
+            np.testing.assert_allclose(dw.sum(-1), -most * dt, atol=eps * size.max() * N)
         if share >= 1.2 and (f(w) > 0).all():
             assert (new_w == w.astype(dtype)).all()
 
