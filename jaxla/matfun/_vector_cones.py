@@ -221,11 +221,7 @@ def _floor_in_gap(k: int, w: Array, theta: Array, floor: Array):
 def _pieces(w: Array, floor: Array, theta: Array):
     """How many entries go down by `theta` and how many to `floor`, and their sums."""
     above = jax.lax.stop_gradient(w - floor[..., None])
-    theta = jax.lax.stop_gradient(theta)[..., None]
-    # On a bound both are right, but a rounded `floor` must not lose its entries.
-    slack = 8 * jnp.finfo(w.dtype).eps * (1 + jnp.abs(floor))[..., None]
-    slack = jax.lax.stop_gradient(slack)
-    top = (above > theta + slack).astype(w.dtype)
-    middle = (above >= -slack).astype(w.dtype) - top
+    top = (above > jax.lax.stop_gradient(theta)[..., None]).astype(w.dtype)
+    middle = (above >= 0).astype(w.dtype) - top
     sums = jnp.sum(top * w, -1), jnp.sum(middle * w, -1)
     return top.sum(-1), middle.sum(-1), *sums

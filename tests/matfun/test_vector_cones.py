@@ -83,11 +83,13 @@ def test_permuting_the_entries_permutes_the_result():
 @pytest.mark.parametrize("k", [1, 3, 4])
 def test_ties_that_just_leave_the_cone(k):
     """A floor that differs from the entries by less than their rounding."""
-    w = np.ones((1, 4))
+    w = np.array([[1, 1, 1, 1 + 2.0**-52]])
     vector_map = sum_of_largest_epigraph(k)
-    project = jax.jit(lambda t, w: vector_map((t,), w)[:2])
+    project = jax.jit(lambda t, w: jax.jvp(lambda t: vector_map((t,), w)[:2], (t,), (t,)))
     for excess in (1e-15, 1e-12, 1e-6, 1e-2):
-        (t,), new = project(np.array([k - excess]), w)
+        given = np.array([k - excess])
+        ((t,), new), ((dt,), _) = project(given, w)
+        np.testing.assert_allclose(dt, given * (1 - 1 / (1 + k * k / 4)), rtol=1e-12)
         # theta (1 + k^2 / 4) = excess.
         theta = excess / (1 + k * k / 4)
         np.testing.assert_allclose(t, k - excess + theta, rtol=1e-15)
