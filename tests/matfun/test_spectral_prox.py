@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -96,3 +97,12 @@ def test_entropy_over_all_scales(dtype):
     size = y + np.abs(w) + step * (1 + np.abs(log_y))
     residual = np.abs(y + step * (log_y + 1) - w)
     assert (residual <= 16 * float(jnp.finfo(dtype).eps) * size).all()
+
+
+def test_gradients_at_zero_are_finite():
+    """Where nothing says what to scale by."""
+    for name in ("prox_neg_log_det", "prox_trace_inverse"):
+        fn = lambda x, step, name=name: jnp.sum(CASES[name].call(x, step)[0])
+        x = jnp.zeros((4, 4), jnp.float32)
+        for gradient in jax.jit(jax.grad(fn, (0, 1)))(x, jnp.float32(0)):
+            assert jnp.isfinite(gradient).all()
