@@ -205,6 +205,16 @@ def _ours() -> list[Entry]:
             ),
         ),
         Entry("factor.diagonality_potential", f.diagonality_potential),
+        Entry(
+            "factor.pivoted_diagonalization",
+            lambda a: f.pivoted_diagonalization(a, steps=9, pivots="cyclic")[0],
+            False,
+        ),
+        Entry(
+            "factor.pivoted_orthogonalization",
+            lambda a: f.pivoted_orthogonalization(a, steps=9, pivots="cyclic")[0],
+            False,
+        ),
         Entry("matfun.inverse_pth_root", lambda a: m.inverse_pth_root(a, 4).root),
         Entry(
             'matfun.inverse_pth_root, method="eigh"',

@@ -12,6 +12,7 @@ import pytest
 ROOT = pathlib.Path(importlib.util.find_spec("jaxla").origin).parent
 FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = {
+    "_batching": 0,
     "_dtypes": 0,
     "_errors": 0,
     "factor": 1,

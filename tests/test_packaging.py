@@ -1,6 +1,7 @@
 """What the files around the package say of each other, and what none of them may say."""
 
 import importlib
+import inspect
 import json
 import pathlib
 import re
@@ -102,6 +103,16 @@ def test_every_public_name_is_in_the_reference():
     assert len(entries) == len(set(entries))
     names = [f"jaxla.{room}.{name}" for room, name in PUBLIC]
     assert not [name for name in names if id(resolved(name)) not in entries]
+
+
+def test_what_works_where_lists_every_function():
+    page = (ROOT / "docs" / "capabilities.md").read_text()
+    # Made of Python numbers, or of integers.
+    other = {"newton_schulz", "polar_express", "quintic", "num_products", "sturm_count"}
+    for room, name in PUBLIC:
+        fn = resolved(f"jaxla.{room}.{name}")
+        if room in ("factor", "matfun") and inspect.isfunction(fn) and name not in other:
+            assert f"`{room}.{name}" in page
 
 
 def resolved(path):

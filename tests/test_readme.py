@@ -31,7 +31,7 @@ def test_code_prints_what_the_page_shows(page, monkeypatch, tmp_path):
 
 def python_blocks(page):
     fences = FENCE.findall(page.read_text())
-    following = [*fences[1:], ("", "")]
+    following = [*fences[1:], ("", "")][: len(fences)]
     for (language, code), (next_language, text) in zip(fences, following, strict=True):
         if language == "python":
             yield code, text if next_language == "text" else None

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import custom_batching
 from jaxtyping import Array, ArrayLike, Float
 
+from jaxla._batching import native_vmap
 from jaxla._dtypes import compute_dtype, finiteness_and_unit, matmul
 from jaxla._errors import as_square_matrix, check_choice, refuse_derivative
 
@@ -125,19 +125,6 @@ def broadened_inverse(g: Array, eps: Array) -> Array:
     )
 
 
-def batch_together(fn: Callable) -> Callable:
-    """`fn`, which takes leading batch axes, such that it sees those of `jax.vmap` too."""
-    # Without `jit` it would be slow outside of one.
-    together = custom_batching.custom_vmap(jax.jit(fn))
-
-    @together.def_vmap
-    def _(axis_size, in_batched, a):
-        out = together(a)
-        return out, jax.tree.map(lambda _: True, out)
-
-    return together
-
-
 def batch_last(fn: Callable, a: Array) -> tuple[Array, ...]:
     """`fn` on `a` with its batch flattened and in the last axis; and its outputs back."""
     batch = a.shape[:-2]
@@ -184,7 +171,8 @@ def _scaled(fn: Callable, a: Array, matrix_axes=(-2, -1)) -> tuple[Array, Array]
 
 
 _METHODS = {
-    method: batch_together(functools.partial(_decompose, method))
+    # Without `jit` it would be slow outside of one.
+    method: native_vmap(jax.jit(functools.partial(_decompose, method)))
     for method in ("auto", "closed", "jacobi", "lapack")
 }
 

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
+from jaxla._batching import native_vmap
 from jaxla._dtypes import compute_dtype, finiteness_and_unit
 from jaxla._errors import as_square_matrix, refuse_derivative
 
-from ._eigh import batch_last, batch_together
+from ._eigh import batch_last
 from ._jacobi import permute, ranking
 from ._one_sided import column_norms, directions, orthogonalize
 
@@ -91,7 +92,8 @@ _NO_DERIVATIVE = (
 )
 
 
-@batch_together
+@native_vmap
+@jax.jit
 def _decompose(a: Array) -> tuple[Array, Array, Array]:
     if a.size == 0:
         return a.sum(-1), a, jnp.ones(a.shape[:-2], bool)

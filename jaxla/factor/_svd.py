@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from jaxla._batching import native_vmap
 from jaxla._dtypes import compute_dtype, finiteness_and_unit, matmul
 from jaxla._errors import as_real_matrix, check_choice, refuse_derivative
 
 from ._eigh import (
     batch_last,
-    batch_together,
     broadened_inverse,
     check_broadening,
 )
@@ -139,7 +139,7 @@ def _jacobi(a: Array) -> tuple[Array, Array, Array]:
 
 
 _METHODS = {
-    method: batch_together(functools.partial(_decompose, method))
+    method: native_vmap(jax.jit(functools.partial(_decompose, method)))
     for method in ("auto", "jacobi", "lapack")
 }
 

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxla._dtypes import safe_sqrt
+
 
 class MatrixFunction(NamedTuple):
     """The value of a function of a matrix, and what speaks for it.
@@ -22,5 +24,10 @@ class MatrixFunction(NamedTuple):
 
 def norm_ratio(x: Array, y: Array) -> Array:
     """The ratio of Frobenius norms; the norm of `x` where that of `y` is zero."""
-    norm = lambda a: jnp.sqrt(jnp.sum(a * a, (-2, -1)))
-    return norm(x) / jnp.where(norm(y) == 0, 1, norm(y))
+    size = frobenius(y)
+    return frobenius(x) / jnp.where(size == 0, 1, size)
+
+
+def frobenius(x: Array) -> Array:
+    """Frobenius norms of matrices with entries near 1."""
+    return safe_sqrt(jnp.sum(x * x, axis=(-2, -1)))

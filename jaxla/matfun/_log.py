@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float
 from jaxla._dtypes import compute_dtype, finiteness_and_unit, matmul
 from jaxla._errors import as_square_matrix, check_int
 
-from ._certified import MatrixFunction, norm_ratio
+from ._certified import frobenius, MatrixFunction, norm_ratio
 
 
 def logm(matrix: Float[ArrayLike, "*batch n n"], *, roots: int = 10) -> MatrixFunction:
@@ -59,7 +59,7 @@ def logm(matrix: Float[ArrayLike, "*batch n n"], *, roots: int = 10) -> MatrixFu
 
     def take_root(carry, _):
         x, count = carry
-        far = _norm(x - eye) > 0.25
+        far = frobenius(x - eye) > 0.25
         again = lambda x: jnp.where(far[..., None, None], _square_root(x, eye), x)
         x = jax.lax.cond(far.any(), again, lambda x: x, x)
         return (x, count + far.astype(count.dtype)), None
@@ -91,8 +91,8 @@ def _square_root(a: Array, eye: Array) -> Array:
 
 def _scale(m: Array, inverse: Array, eye: Array) -> Array:
     """Makes $m$ and its inverse equally large, until the iteration converges."""
-    ratio = jnp.sqrt(_norm(inverse) / _norm(m))
-    far = _norm(m - eye) > 0.1
+    ratio = jnp.sqrt(frobenius(inverse) / frobenius(m))
+    far = frobenius(m - eye) > 0.1
     mu = jnp.where(far & jnp.isfinite(ratio) & (ratio > 0), jnp.sqrt(ratio), 1)
     return mu[..., None, None]
 
@@ -106,7 +106,3 @@ def _log_near_identity(z: Array, eye: Array) -> Array:
     eye, z = (jnp.broadcast_to(x, (7, *z.shape)) for x in (eye, z))
     terms = jnp.linalg.solve(eye + nodes * z, z)
     return jnp.sum(weights * terms, 0)
-
-
-def _norm(x: Array) -> Array:
-    return jnp.sqrt(jnp.sum(x * x, (-2, -1)))

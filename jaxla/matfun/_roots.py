@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float, ScalarLike
 
-from jaxla._dtypes import compute_dtype, next_power_of_two, safe_sqrt
+from jaxla._dtypes import compute_dtype, next_power_of_two
 from jaxla._errors import as_square_matrix, check_choice, check_int
 
 from ._bounds import bound_of_scaled
+from ._certified import frobenius
 from ._coupled import coupled_iteration, minimax_rows, newton_rows, power_times
 from ._eigh_root import eigh_root
 from ._minimax import Coefficients
@@ -130,7 +131,7 @@ def inverse_pth_root(
     scale = next_power_of_two(jnp.where(usable, bound, 0) + shift)
 
     x, m = solver((a + shift * eye()) / scale)
-    residual, norm = _frobenius(m - eye()), _frobenius(x)
+    residual, norm = frobenius(m - eye()), frobenius(x)
     rescale = unit ** (-1 / p) * scale ** (-1 / p)  # their product may overflow
     # A finite norm: no entry has overflown, nor will it when it is rescaled.
     usable, by = usable[..., 0, 0], rescale[..., 0, 0]
@@ -194,7 +195,3 @@ def _coefficients(
 
 def _default_floor(dtype: DTypeLike) -> float:
     return 1e-6 if dtype == jnp.float32 else 1e-12
-
-
-def _frobenius(x: Array) -> Array:
-    return safe_sqrt(jnp.sum(x * x, axis=(-2, -1)))

@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Float
 from jaxla._dtypes import compute_dtype, finiteness_and_unit, matmul
 from jaxla._errors import as_square_matrix, check_int
 
-from ._certified import MatrixFunction, norm_ratio
+from ._certified import frobenius, MatrixFunction, norm_ratio
 
 
 def signm(matrix: Float[ArrayLike, "*batch n n"], *, steps: int = 16) -> MatrixFunction:
@@ -68,8 +68,7 @@ def signm(matrix: Float[ArrayLike, "*batch n n"], *, steps: int = 16) -> MatrixF
 
 def _scale(x: Array, inverse: Array) -> Array:
     """Makes both terms of the step equally large, until the iteration converges."""
-    norm = lambda a: jnp.sqrt(jnp.sum(a * a, (-2, -1), keepdims=True))
-    mu = jnp.sqrt(norm(inverse) / norm(x))
+    mu = jnp.sqrt(frobenius(inverse) / frobenius(x))
     # Scaling would slow the last steps down, where x is its own inverse.
-    far = norm(x - inverse) > 0.1 * norm(x)
-    return jnp.where(far & jnp.isfinite(mu) & (mu > 0), mu, 1)
+    far = frobenius(x - inverse) > 0.1 * frobenius(x)
+    return jnp.where(far & jnp.isfinite(mu) & (mu > 0), mu, 1)[..., None, None]

@@ -7,13 +7,14 @@ decomposition: refinement, tangents and cotangents of $X$ apply them again, by p
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from jaxla._batching import native_vmap
 from jaxla._dtypes import matmul
 from jaxla._errors import as_real_matrix, as_square_matrix, check_int
 
@@ -161,14 +162,14 @@ def continuous_lyapunov(a: Array, q: Array, steps: int) -> tuple[Array, Array]:
 
 
 def _solve(matvec, pair, c: Array, steps: int) -> tuple[Array, Array]:
-    factors = _native_vmap(functools.partial(_newton, steps=steps))(pair)
+    factors = native_vmap(functools.partial(_newton, steps=steps))(pair)
     batch = jnp.broadcast_shapes(factors.sign.shape[:-2], c.shape[:-2])
     c = jnp.broadcast_to(c, batch + c.shape[-2:])
     # The transposed equation, A^T Z + Z B^T = G, has the transposed inverses.
     transposed = factors._replace(left=factors.left.mT, right=factors.right.mT)
 
     def refined(factors):
-        apply = lambda c: _native_vmap(_apply)(factors, c)
+        apply = lambda c: native_vmap(_apply)(factors, c)
 
         def solve(matvec, c):
             x = apply(c)
@@ -266,19 +267,3 @@ def _apply(factors: _Factors, c: Array) -> Array:
     steps = tuple(jnp.moveaxis(x, -3, 0) for x in kept)
     c, _ = jax.lax.scan(step, factors.sign * c, steps)
     return c / 2
-
-
-def _native_vmap(fn: Callable) -> Callable:
-    """`fn`, which `jax.vmap` gives one more batch axis, instead of mapping over it.
-
-    Mapped, `cond` becomes `select`: the steps to skip would all be taken.
-    """
-    mapped = jax.custom_batching.custom_vmap(fn)
-
-    @mapped.def_vmap
-    def _(_, in_batched, *args):
-        expand = lambda x, batched: x if batched else x[None]
-        out = mapped(*jax.tree.map(expand, args, tuple(in_batched)))
-        return out, jax.tree.map(lambda _: True, out)
-
-    return mapped

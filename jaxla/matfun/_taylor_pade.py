@@ -10,6 +10,7 @@ As accurate as the paper's: for condition numbers beyond 10 see the table in
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -216,11 +217,12 @@ def _pade_coefficients(degree: int) -> tuple[tuple[float, ...], tuple[float, ...
     $\theta_j = j \pi / (2m + 1)$.
     """
     angles = np.arange(1, degree + 1) * np.pi / (2 * degree + 1)
+    one = np.polynomial.Polynomial([1])
     factors = [np.polynomial.Polynomial([1, -(np.cos(t) ** 2)]) for t in angles]
-    below = np.prod(factors)
+    below = math.prod(factors, start=one)
     above = below - sum(
         np.polynomial.Polynomial([0, 2 / (2 * degree + 1) * np.sin(t) ** 2])
-        * np.prod(factors[:j] + factors[j + 1 :])
+        * math.prod(factors[:j] + factors[j + 1 :], start=one)
         for j, t in enumerate(angles)
     )
     coefficients = [tuple(map(float, q.coef)) for q in (above, below)]
