@@ -34,7 +34,7 @@ def test_vec_is_row_major(dtype):
 def test_mixed_product():
     """`(A (x) B)(C (x) D) = AC (x) BD`, of any kinds whose shapes fit."""
     c, d = general(3, 2, 4), np.array([1.0, 2.0, 3.0])
-    one = Kronecker(jnp.float32(A), Toeplitz(jnp.arange(1.0, 4.0)))
+    one = Kronecker(jnp.float32(A), Toeplitz(jnp.arange(1.0, 4.0, dtype="float32")))
     two = Kronecker(jnp.float32(c), Diagonal(jnp.float32(d)))
     product = one @ two
     assert isinstance(product, Kronecker)

@@ -58,7 +58,7 @@ def test_unsymmetric_operators():
 
 def test_the_algebra_of_lineax():
     kronecker = Kronecker(jnp.float32(A), jnp.float32(B))
-    both = to_lineax(kronecker) + 2 * to_lineax(Dense(jnp.eye(6)))
+    both = to_lineax(kronecker) + 2 * to_lineax(Dense(jnp.eye(6, dtype="float32")))
     assert_close(both.mv(jnp.float32(X)), kron(A, B) @ X + 2 * X, amplification=20)
     wide = to_lineax(Kronecker(jnp.ones((1, 2)), jnp.ones((2, 3))))
     assert (wide.in_size(), wide.out_size()) == (6, 2)
@@ -110,7 +110,7 @@ def test_what_has_no_structure_is_told():
     with pytest.raises(TypeError, match=re.escape("`Dense(operator.as_matrix())`")):
         from_lineax(function)
     with pytest.raises(TypeError, match="`lineax_solver` solves with what `to_lineax`"):
-        lx.linear_solve(function, jnp.ones(3), lineax_solver())
+        lx.linear_solve(function, jnp.ones(3, "float32"), lineax_solver())
 
 
 def test_without_lineax(monkeypatch):

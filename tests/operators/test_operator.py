@@ -89,7 +89,9 @@ def test_vectors_broadcast_with_operators():
         solution = np.linalg.solve(np.broadcast_to(dense, (5, 2, 2, 2)), x[..., None])
         assert_close(operator.solve(SINGLE(x)), solution[..., 0], amplification=50)
     assert many.mv(jnp.ones(2)).shape == (2, 2)
-    assert_close(many.solve(jnp.ones(2))[1], np.linalg.solve(2 * matrix, np.ones(2)))
+    assert_close(
+        many.solve(SINGLE(np.ones(2)))[1], np.linalg.solve(2 * matrix, np.ones(2))
+    )
 
 
 @pytest.mark.parametrize("name", ["low rank", "Toeplitz", "damped", "Kronecker"])
