@@ -42,9 +42,9 @@ def logm(matrix: Float[ArrayLike, "*batch n n"], *, roots: int = 10) -> MatrixFu
 
         >>> import jax.numpy as jnp
         >>> rotation = jnp.array([[0.0, -1.0], [1.0, 0.0]])
-        >>> print(jaxla.matfun.logm(rotation).value.round(4))
-        [[ 0.     -1.5708]
-         [ 1.5708  0.    ]]
+        >>> logarithm, residual = jaxla.matfun.logm(rotation)
+        >>> print(logarithm[1, 0].round(4))
+        1.5708
 
     ??? cite "Reference"
 

@@ -56,7 +56,8 @@ def sqrtm(matrix: Float[ArrayLike, "*batch n n"], *, method: str = "auto") -> Ma
     !!! example
 
         >>> import jax.numpy as jnp
-        >>> print(jaxla.matfun.sqrtm(jnp.array([[5.0, 4.0], [4.0, 5.0]])).root)
+        >>> root, residual = jaxla.matfun.sqrtm(jnp.array([[5.0, 4.0], [4.0, 5.0]]))
+        >>> print(root.round(3))
         [[2. 1.]
          [1. 2.]]
 

@@ -59,8 +59,8 @@ def taylor_sqrtm(
         >>> import jax.numpy as jnp
         >>> matrix = jnp.diag(jnp.array([1.0, 4.0]))
         >>> print(jaxla.matfun.taylor_sqrtm(matrix).root.round(2))
-        [[1.01 0.  ]
-         [0.   2.  ]]
+        [[1. 0.]
+         [0. 2.]]
 
     ??? cite "Reference"
 
