@@ -1,11 +1,23 @@
 """Fixtures of the whole suite. What JAX has to be told first is in ../conftest.py."""
 
 import itertools
+import re
 
 import jax
 import jaxtyping
 import numpy as np
 import pytest
+
+
+ROOMS = {"factor", "matfun", "operators"}
+SLOW = re.compile("derivativ|gradient|agree|half_precision|lowers|batch|scale|small_and")
+
+
+def pytest_collection_modifyitems(items):
+    """Marks what takes long to compile, by what it tests, in the rooms of mathematics."""
+    for item in items:
+        if ROOMS & set(item.path.parts) and SLOW.search(item.name):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture
