@@ -160,11 +160,11 @@ def _squared_singular_values(a: Array) -> tuple[Array, Array]:
     eye = jnp.broadcast_to(jnp.eye(n, dtype=a.dtype), gram.shape)
     inverse = jax.lax.linalg.triangular_solve(factor, eye, left_side=True, lower=True)
     inverse = inverse * jnp.sqrt(largest)[..., None, None]
-    # The rounding errors of the Gram matrix leave no more than this.
-    limit = 0.05 / (max(n, 1) * jnp.finfo(a.dtype).eps)
-    condition = jnp.sum(inverse * inverse, (-2, -1))
-    known = condition < limit
-    inverse = jnp.where(known[..., None, None], inverse, 0)
+    eps = jnp.finfo(a.dtype).eps
+    trace = jnp.sum(inverse * inverse, (-2, -1))
+    inverse = jnp.where((trace < 1 / eps)[..., None, None], inverse, 0)
     square = matmul(inverse.mT, inverse)
-    condition = jnp.sqrt(jnp.sum(matmul(square, square) ** 2, (-2, -1)) ** 0.5)
-    return largest, jnp.where(known, largest / jnp.maximum(2 * condition, 1), 0)
+    # Twice the condition of the Gram matrix or more: its rounding errors change it, too.
+    condition = 2 * jnp.sum(matmul(square, square) ** 2, (-2, -1)) ** 0.25
+    known = (trace < 1 / eps) & (condition * max(n, 1) ** 0.5 * eps < 0.1)
+    return largest, jnp.where(known, largest / jnp.maximum(condition, 1), 0)
