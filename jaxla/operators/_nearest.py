@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxla._dtypes import compute_dtype, matmul, next_power_of_two, safe_sqrt
+from jaxla._dtypes import compute_dtype, finiteness_and_unit, matmul, safe_sqrt
 from jaxla._errors import as_real_matrix, check_int
 
 
@@ -141,11 +141,8 @@ def scaled(x: Array, core: int) -> tuple[Array, Array]:
     """What is divided by a power of two, and that; NaN where not all is finite."""
     axes = tuple(range(-core, 0))
     wide = x.astype(compute_dtype(x.dtype))
-    largest = jnp.abs(wide).max(axes, initial=0)
-    usable = jnp.isfinite(largest)
-    unit = next_power_of_two(jnp.where(usable, largest, 1))
-    expand = lambda part: part.reshape(part.shape + (1,) * core)
-    return jnp.where(expand(usable), wide / expand(unit), jnp.nan), unit
+    usable, unit = finiteness_and_unit(wide, axes)
+    return jnp.where(usable, wide / unit, jnp.nan), unit.squeeze(axes)
 
 
 def right_shape_of(matrix: Array, left_shape: tuple[int, int]) -> tuple[int, int]:
