@@ -43,7 +43,8 @@ def version(distribution: str) -> str | None:
 
 def machine() -> str:
     """The processor in words, such as `AMD EPYC, 2 cores, Linux`."""
-    return f"{_processor()}, {num_cpus()} cores, {platform.system()}"
+    cores = num_cpus()
+    return f"{_processor()}, {cores} core{'s' * (cores != 1)}, {platform.system()}"
 
 
 def num_cpus() -> int:
@@ -51,6 +52,15 @@ def num_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def use_cores(number: int | None) -> None:
+    """Keeps this process to so many cores, where the system can; all by default.
+
+    Takes effect on XLA's threads as long as JAX has not computed anything.
+    """
+    if number is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:number])
 
 
 def load_average() -> float | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ._environment import environment, load_average
+from ._environment import environment, load_average, use_cores
 from ._report import Figure, Report, Table
 
 
@@ -24,11 +24,13 @@ class Settings:
     - `rounds`: how often to repeat each measurement, or `None` for the script's
         own choice.
     - `out`: where to write, or `None` for nowhere.
+    - `cores`: how many to use, or `None` for the script's own choice.
     """
 
     smoke: bool
     rounds: int | None
     out: Path | None
+    cores: int | None = None
 
     def choose(self, full: Any, smoke: Any) -> Any:
         """`full`, or `smoke` in smoke mode."""
@@ -53,6 +55,8 @@ def run_script(
     question: str,
     measure: Callable[[Settings], Findings],
     arguments: Sequence[str] | None = None,
+    *,
+    cores: int | None = None,
 ) -> Report:
     """Runs a benchmark, prints its report, and writes it unless in smoke mode.
 
@@ -62,9 +66,13 @@ def run_script(
     - `question`: what it measures.
     - `measure`: takes the settings and does the work.
     - `arguments`: of the command line; those of this process by default.
+    - `cores`: how many the figures are meant for, unless the command line says so;
+        all by default.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     settings = _parse(name, question, arguments)
+    if not settings.smoke:
+        use_cores(settings.cores or cores)
     start, began = load_average(), time.perf_counter()
     findings = measure(settings)
     report = Report(
@@ -96,16 +104,20 @@ def _parse(name: str, question: str, arguments: Sequence[str]) -> Settings:
         "--smoke", action="store_true", help="only show that it runs; writes no results"
     )
     parser.add_argument("--rounds", type=int, help="repetitions of each measurement")
+    parser.add_argument("--cores", type=int, help="how many cores to use")
     parser.add_argument("--out", type=Path, help="folder for the results")
     given = parser.parse_args(arguments)
-    if given.rounds is not None and given.rounds < 1:
-        parser.error(f"--rounds must be at least 1; got {given.rounds}")
+    for option in ("rounds", "cores"):
+        value = getattr(given, option)
+        if value is not None and value < 1:
+            parser.error(f"--{option} must be at least 1; got {value}")
     out = given.out or (None if given.smoke else RESULTS)
-    return Settings(given.smoke, given.rounds, out)
+    return Settings(given.smoke, given.rounds, out, given.cores)
 
 
 def _command(name: str, settings: Settings) -> str:
     words = [f"python -m benchmarks.{name}"]
     words += ["--smoke"] if settings.smoke else []
     words += [f"--rounds {settings.rounds}"] if settings.rounds else []
+    words += [f"--cores {settings.cores}"] if settings.cores else []
     return " ".join(words)

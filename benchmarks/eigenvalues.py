@@ -36,7 +36,7 @@ TRIDIAGONAL = {
 
 
 def main(arguments=None):
-    return run_script("eigenvalues", QUESTION, measure, arguments)
+    return run_script("eigenvalues", QUESTION, measure, arguments, cores=1)
 
 
 def measure(settings: Settings) -> Findings:

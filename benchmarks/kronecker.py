@@ -34,7 +34,7 @@ Job = tuple[Callable, tuple]
 
 
 def main(arguments=None):
-    return run_script("kronecker", QUESTION, measure, arguments)
+    return run_script("kronecker", QUESTION, measure, arguments, cores=1)
 
 
 def measure(settings: Settings) -> Findings:

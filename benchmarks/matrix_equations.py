@@ -34,7 +34,7 @@ SPECTRA = {"apart": 0.5, "close to the axis": 1e-2}
 
 
 def main(arguments=None):
-    return run_script("matrix_equations", QUESTION, measure, arguments)
+    return run_script("matrix_equations", QUESTION, measure, arguments, cores=1)
 
 
 def measure(settings: Settings) -> Findings:

@@ -25,7 +25,7 @@ METHODS = {
 
 
 def main(arguments=None):
-    return run_script("polar", QUESTION, measure, arguments)
+    return run_script("polar", QUESTION, measure, arguments, cores=1)
 
 
 def measure(settings: Settings) -> Findings:

@@ -65,7 +65,7 @@ class Curve:
 
 
 def main(arguments=None):
-    return run_script("random_pivots", QUESTION, measure, arguments)
+    return run_script("random_pivots", QUESTION, measure, arguments, cores=1)
 
 
 def measure(settings: Settings) -> Findings:

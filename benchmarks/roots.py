@@ -36,7 +36,7 @@ Method = Callable[[jax.Array], jax.Array]
 
 
 def main(arguments=None):
-    return run_script("roots", QUESTION, measure, arguments)
+    return run_script("roots", QUESTION, measure, arguments, cores=1)
 
 
 def measure(settings: Settings) -> Findings:

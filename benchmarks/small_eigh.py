@@ -9,82 +9,90 @@ import numpy as np
 
 from jaxla.factor import eigh, eigh_relative, svd
 
-from ._harness import Findings, run_script, say, Settings
+from ._compare import timing_table
+from ._harness import Findings, run_script, Settings
 from ._report import Figure, Table
-from ._timing import compile_interleaved, ratio, summary, time_interleaved
 
 
 QUESTION = """How long do jaxla.factor.eigh and svd take for many small matrices in
 float32, with each method, against jnp.linalg.eigh and svd; what are their residuals; and
 how exact are the eigenvalues of graded matrices?"""
 
-THOUSAND = [(1000, n) for n in (2, 3, 4, 6, 8, 10, 16, 32)]
-MORE = [(100_000, n) for n in (2, 3, 4)]
-FEW = [(1, n) for n in (2, 3, 4, 8, 16, 64)] + [
-    (b, n) for b in (8, 64) for n in (3, 4, 10)
-]
-LIMITS = {(1000, 2): 1 / 10, (1000, 3): 1 / 10, (1000, 4): 1 / 8, (1000, 8): 1 / 3}
+MANY = [(1000, n) for n in (2, 3, 4, 6, 8, 10, 16, 32)]
+MANY += [(100_000, n) for n in (2, 3, 4)]
+FEW = [(1, n) for n in (2, 3, 4, 8, 16, 64)]
+FEW += [(b, n) for b in (8, 64) for n in (3, 4, 10)]
+CALLS = 100
+LIMITS = {
+    (1000, 2): 1 / 10, (1000, 3): 1 / 10, (1000, 4): 1 / 8, (1000, 8): 1 / 3,
+    (100_000, 2): 1 / 10, (100_000, 3): 1 / 10, (100_000, 4): 1 / 2.5,
+}  # fmt: skip
 THEIRS = "jnp.linalg"
 
 
 def main(arguments=None):
-    return run_script("small_eigh", QUESTION, measure, arguments)
+    return run_script("small_eigh", QUESTION, measure, arguments, cores=1)
 
 
 def measure(settings: Settings) -> Findings:
-    cases = settings.choose([*THOUSAND, *MORE, *FEW], [(20, 3), (70, 4), (1, 4)])
+    many = settings.choose(MANY, [(20, 3), (70, 4)])
+    few = settings.choose(FEW, [(1, 4)])
     tables, figures = [], []
-    for name, number in (("eigh", len(cases)), ("svd", settings.choose(8, 2))):
-        rows = []
-        for batch, size in cases[:number]:
-            rows += _compare(name, batch, size, settings)
-        tables.append(Table(f"{name}, float32", COLUMNS, rows))
-        figures += _figures(name, rows)
-    tables.append(_graded())
-    return Findings(tables, figures)
+    for name in ("eigh", "svd"):
+        inputs = {case: (_matrices(name, *case),) for case in many}
+        title = f"Time of {name}, float32"
+        tables.append(_times(title, inputs, _methods(name), settings, figures))
+        errors = {case: _errors(name, *args) for case, args in inputs.items()}
+        tables.append(_table_of_errors(name, errors))
+        worst = max(residual for residual, _ in errors.values())
+        figures.append(Figure(f"{name}: residual", 2e-6, worst))
+    loops = {method: _in_a_loop(fn) for method, fn in _methods("eigh").items()}
+    inputs = {case: (jnp.stack([_matrices("eigh", *case)] * CALLS),) for case in few}
+    title = f"Time of {CALLS} calls of eigh for few matrices in a compiled loop"
+    tables.append(_times(title, inputs, loops, settings, figures))
+    return Findings([*tables, _graded()], figures)
 
 
-COLUMNS = (
-    "batch", "size", "method", "ms", "quartile 1", "quartile 3", "time / jnp.linalg",
-    "CPU time / jnp.linalg", "residual", "departure from orthogonality", "compile s",
-)  # fmt: skip
-
-
-def _compare(name: str, batch: int, size: int, settings: Settings) -> list[tuple]:
-    """The rows of one batch of matrices with normal entries."""
+def _matrices(name: str, batch: int, size: int) -> jax.Array:
+    """Normal entries."""
     a = np.random.default_rng(size).standard_normal((batch, size, size))
-    a = jnp.asarray(a + a.swapaxes(1, 2) if name == "eigh" else a, jnp.float32)
-    jobs = {method: (fn, (a,)) for method, fn in _methods(name, size).items()}
-    made = compile_interleaved(jobs, rounds=1, warmup=0, progress=lambda _: None)
-    calls = {method: made[method][-1].call for method in jobs}
-    thunks = {method: functools.partial(call, a) for method, call in calls.items()}
-    rounds = settings.num_rounds(30 if batch > 1000 else 200, 2)
-    taken = time_interleaved(thunks, rounds=rounds, warmup=3, budget=20)
-    rows, base = [], taken[THEIRS]
-    for method, samples in taken.items():
-        ms = summary(1e3 * samples.wall)
-        residual, departure = _errors(name, a, calls[method](a))
-        rows.append((
-            batch, size, method, ms["median"], ms["q1"], ms["q3"],
-            ratio(samples.wall, base.wall), ratio(samples.cpu, base.cpu.clip(1e-9)),
-            residual, departure, made[method][-1].seconds,
-        ))  # fmt: skip
-        say(f"{name} {batch} x {size}, {method}: {rows[-1][6]:.3f}")
-    return rows
+    return jnp.asarray(a + a.swapaxes(1, 2) if name == "eigh" else a, jnp.float32)
 
 
-def _methods(name: str, size: int) -> dict[str, Callable]:
-    if name == "svd":
-        ours, methods = svd, ["auto", "jacobi"]
-        theirs = functools.partial(jnp.linalg.svd, full_matrices=False)
-    else:
-        ours, theirs = eigh, jnp.linalg.eigh
-        methods = ["auto", "jacobi"] + (["closed"] if size <= 3 else [])
-    return {THEIRS: theirs} | {m: functools.partial(ours, method=m) for m in methods}
+def _methods(name: str) -> dict[str, Callable]:
+    ours, theirs = (eigh, jnp.linalg.eigh) if name == "eigh" else (svd, jnp.linalg.svd)
+    fns = {THEIRS: theirs if name == "eigh" else lambda a: theirs(a, full_matrices=False)}
+    return fns | {m: functools.partial(ours, method=m) for m in ("auto", "jacobi")}
 
 
-def _errors(name: str, a, out) -> tuple[float, float]:
+def _in_a_loop(fn: Callable) -> Callable:
+    return lambda stack: jax.lax.map(lambda a: tuple(fn(a)), stack)
+
+
+def _times(title, inputs, methods, settings: Settings, figures: list[Figure]) -> Table:
+    """Times, and the figures that they say something of."""
+    label = lambda case: f"{case[0]:,} x {case[1]}"
+    named = {label(case): args for case, args in inputs.items()}
+    table, ratios = timing_table(title, named, methods, THEIRS, settings, rounds=200)
+    for case in inputs:
+        limit = LIMITS.get(case, 1.05) if " of eigh" in title else 1.05
+        what = f"{title}: {label(case)}, auto / {THEIRS}"
+        figures.append(Figure(what, limit, ratios[label(case), "auto"]))
+    return table
+
+
+def _table_of_errors(name: str, errors: dict) -> Table:
+    rows = [(f"{b:,} x {n}", *both) for (b, n), both in errors.items()]
+    columns = ("input", "residual", "departure from orthogonality")
+    note = (
+        "The largest, in Frobenius norms; residuals relative to the norm of the matrix."
+    )
+    return Table(f"Errors of {name}, auto, float32", columns, rows, note)
+
+
+def _errors(name: str, a: jax.Array) -> tuple[float, float]:
     """The largest residual relative to the norm, and departure from orthogonality."""
+    out = _methods(name)["auto"](a)
     a = np.asarray(a[:2000], "float64")
     out = [np.asarray(x[:2000], "float64") for x in out]
     if name == "svd":
@@ -98,18 +106,6 @@ def _errors(name: str, a, out) -> tuple[float, float]:
     eye = np.eye(a.shape[-1])
     departure = max(float(norm(v.swapaxes(1, 2) @ v - eye).max()) for v in bases)
     return float((norm(rest) / norm(a)).max()), departure
-
-
-def _figures(name: str, rows: list[tuple]) -> list[Figure]:
-    auto = [row for row in rows if row[2] == "auto"]
-    out = []
-    for batch, size, *rest in auto:
-        limit = LIMITS.get((batch, size), 1.05) if name == "eigh" else 1.05
-        what = f"{name} of {batch} matrices of size {size}: time / jnp.linalg"
-        out.append(Figure(what, limit, rest[4]))
-    small = [row[8] for row in auto if row[1] <= 10]
-    out.append(Figure(f"{name}: residual up to size 10", 2e-6, max(small)))
-    return out
 
 
 def _graded() -> Table:

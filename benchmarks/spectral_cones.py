@@ -34,7 +34,7 @@ CONES = ("psd", "log det", "trace inverse", "sum of largest", "nuclear")
 
 
 def main(arguments=None):
-    return run_script("spectral_cones", QUESTION, measure, arguments)
+    return run_script("spectral_cones", QUESTION, measure, arguments, cores=1)
 
 
 def measure(settings: Settings) -> Findings:

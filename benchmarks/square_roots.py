@@ -24,7 +24,7 @@ NEWTON_SCHULZ_STEPS = 5  # as in global covariance pooling (iSQRT-COV)
 
 
 def main(arguments=None):
-    return run_script("square_roots", QUESTION, measure, arguments)
+    return run_script("square_roots", QUESTION, measure, arguments, cores=1)
 
 
 def measure(settings: Settings) -> Findings:

@@ -45,11 +45,12 @@ def safe_sqrt(x: jax.Array) -> jax.Array:
 def finiteness_and_unit(
     a: jax.Array, matrix_axes: tuple[int, ...] = (-2, -1)
 ) -> tuple[jax.Array, jax.Array]:
-    """If all entries of a matrix are finite; and a power of two near the largest."""
-    # Not by the maximum: on CPU, JAX 0.10 loses NaN in it where the batch is last.
-    finite = jnp.isfinite(a)
-    largest = jnp.where(finite, jnp.abs(a), 0).max(matrix_axes, initial=0, keepdims=True)
-    return finite.all(matrix_axes, keepdims=True), next_power_of_two(largest)
+    """If all entries of a matrix are finite; and a power of two near the largest, or 1."""
+    # One reduction for both. On CPU, JAX 0.10 loses NaN in a maximum.
+    size = jnp.where(jnp.isfinite(a), jnp.abs(a), jnp.inf)
+    largest = size.max(matrix_axes, initial=0, keepdims=True)
+    finite = largest < jnp.inf
+    return finite, next_power_of_two(jnp.where(finite, largest, 1))
 
 
 def next_power_of_two(x: jax.Array) -> jax.Array:

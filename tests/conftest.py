@@ -20,6 +20,13 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slow)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _forget_executables():
+    """Each compiled function holds mappings of memory, of which a process may have 65 530."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def getkey():
     """A source of random keys: each call gives another one, the same in every run."""

@@ -2,7 +2,8 @@ r"""The polar decomposition $A = U H$ from products, and its derivative.
 
 $X_{k+1} = X_k\, t_k(X_k^\top X_k)$ with the quadratics $t_k$ that are best for the
 interval in which the singular values lie by then (`_minimax.py`). How many of them a
-matrix needs is read off a bound of its smallest singular value.
+matrix needs is found out by Cholesky factorizations, which a shift beyond the smallest
+eigenvalue of $A^\top A$ makes fail.
 
 $$\mathrm{d}U = U \Omega + (I - U U^\top)\, \mathrm{d}A\, H^{-1}, \qquad
 H \Omega + \Omega H = U^\top \mathrm{d}A - \mathrm{d}A^\top U$$
@@ -20,7 +21,6 @@ from jaxla._dtypes import compute_dtype, finiteness_and_unit, matmul
 from jaxla._errors import as_real_matrix
 from jaxla.factor import eigh
 
-from ._bounds import bound_of_scaled
 from ._minimax import inverse_root_stages
 
 
@@ -55,9 +55,9 @@ def polar(matrix: Float[ArrayLike, "*batch m n"]) -> Polar:
     other of its batch.
 
     **Cost:** for an $m \times n$ matrix, $m \ge n$, steps of $4 m n^2 + 2 n^3$ flops:
-    in `float32` 4 for singular values within a factor of 10, 9 for 1e3, 13 for 1e6;
-    and one Cholesky factorization to find out. The hardest matrix of a batch
-    decides.
+    in `float32` 4 for singular values within a factor of 10, 8 for 1e3, 13 for 1e6;
+    and 2 to 10 Cholesky factorizations of $n \times n$ matrices to find out. The
+    hardest matrix of a batch decides.
 
     **Accuracy:** that of the singular value decomposition, see
     `benchmarks/results/polar.md`.
@@ -99,24 +99,64 @@ def polar(matrix: Float[ArrayLike, "*batch m n"]) -> Polar:
 def _unitary_factor(a: Array) -> Array:
     """$U$ of a matrix with at least as many rows as columns, and entries up to 1."""
     single = a.dtype == jnp.float32
-    floor, tolerance = (1e-12, 2e-7) if single else (1e-24, 1e-14)
+    # Floors at which the last stage just reaches the tolerance, for any start.
+    floor, tolerance = (4e-13, 2e-7) if single else (1.3e-25, 1e-14)
     rows, intervals, _ = inverse_root_stages(2, floor, tolerance)
-    largest, smallest = _squared_singular_values(a)
-    # The last stage whose interval holds the spectrum of all matrices of the batch.
-    ratios = jnp.array([low / high for low, high in intervals], a.dtype)
-    ratio = jnp.min(smallest / largest, initial=1)
-    start = jnp.clip(jnp.sum(ratios <= ratio) - 1, 0)
+    last, table = len(rows) - 1, jnp.array(rows, a.dtype)
+    ratios = [low / high for low, high in intervals]
     highs = jnp.array([high for _, high in intervals], a.dtype)
-    x = a * jnp.sqrt(highs[start] / largest)[..., None, None]
-    table = jnp.array(rows, a.dtype)
+    # Of smaller ratios, a factorization says nothing but its rounding errors.
+    noise = 10 * a.shape[-1] ** 0.5 * float(jnp.finfo(a.dtype).eps)
+    seen = sum(ratio < noise for ratio in ratios)
 
-    def stage(k, x):
+    def powers(x):
         gram = matmul(x.mT, x)
-        poly = table[k, 1] * gram + table[k, 2] * matmul(gram, gram)
+        return gram, matmul(gram, gram)
+
+    def apply(k, x, gram, square):
+        poly = table[k, 1] * gram + table[k, 2] * square
         return table[k, 0] * x + matmul(x, poly)
 
+    def step(state):
+        k, x, gram, square = state
+        x = apply(k, x, gram, square)
+        gram, square = powers(x)
+        # The last stage left some eigenvalue too small for stage `seen`, and this one
+        # raised it by one stage only: no later one can serve.
+        k = k + 1
+        is_seen = lambda: _exceeds(gram / highs[k], ratios[seen])
+        k = jax.lax.cond(k < seen, lambda: jnp.where(is_seen(), seen, k), lambda: k)
+        return k, x, gram, square
+
+    gram, square = powers(a)
+    largest = jnp.sqrt(jnp.sqrt(jnp.sum(square * square, (-2, -1), keepdims=True)))
+    largest = jnp.where(largest > 0, largest, 1)
+    k = _first_stage(gram / largest, ratios, seen)
+    scale = highs[k] / largest
+    state = k, a * jnp.sqrt(scale), gram * scale, square * scale**2
     # No derivative goes through the loop: it may depend on values.
-    return jax.lax.fori_loop(start, len(rows), stage, x)
+    state = jax.lax.while_loop(lambda state: state[0] < last, step, state)
+    return apply(last, *state[1:])
+
+
+def _first_stage(gram: Array, ratios: list[float], seen: int) -> Array:
+    """The last stage that serves all of the batch, or 0 if that is before `seen`.
+
+    Gram matrices have eigenvalues up to 1.
+    """
+    table = jnp.array(ratios, gram.dtype)
+    is_too_late = lambda k: (k >= seen) & ~_exceeds(gram, table[k])
+    # No smallest eigenvalue is above a diagonal entry.
+    diagonal = jnp.diagonal(gram, axis1=-2, axis2=-1).min(initial=1)
+    last = jnp.sum(table <= diagonal) - 1
+    k = jax.lax.while_loop(is_too_late, lambda k: k - 1, last)
+    return jnp.where(k < seen, 0, k)
+
+
+def _exceeds(gram: Array, ratio: ArrayLike) -> Array:
+    """Whether all eigenvalues do: if so, there is a Cholesky factor of the rest."""
+    rest = gram - ratio * jnp.eye(gram.shape[-1], dtype=gram.dtype)
+    return jnp.isfinite(jnp.linalg.cholesky(rest, symmetrize_input=False)).all()
 
 
 @_unitary_factor.defjvp
@@ -148,23 +188,3 @@ def _unitary_factor_jvp(primals, tangents):
 
 def _reciprocal(x: Array, least: Array) -> Array:
     return jnp.where(x > least, 1 / jnp.where(x > least, x, 1), 0)
-
-
-def _squared_singular_values(a: Array) -> tuple[Array, Array]:
-    """Bounds of the largest and of the smallest; zero for the latter if not known."""
-    n = a.shape[-1]
-    gram = matmul(a.mT, a)
-    largest = bound_of_scaled(gram)
-    largest = jnp.where(largest > 0, largest, 1)
-    factor = jnp.linalg.cholesky(gram, symmetrize_input=False)
-    eye = jnp.broadcast_to(jnp.eye(n, dtype=a.dtype), gram.shape)
-    inverse = jax.lax.linalg.triangular_solve(factor, eye, left_side=True, lower=True)
-    inverse = inverse * jnp.sqrt(largest)[..., None, None]
-    eps = jnp.finfo(a.dtype).eps
-    trace = jnp.sum(inverse * inverse, (-2, -1))
-    inverse = jnp.where((trace < 1 / eps)[..., None, None], inverse, 0)
-    square = matmul(inverse.mT, inverse)
-    # Twice the condition of the Gram matrix or more: its rounding errors change it, too.
-    condition = 2 * jnp.sum(matmul(square, square) ** 2, (-2, -1)) ** 0.25
-    known = (trace < 1 / eps) & (condition * max(n, 1) ** 0.5 * eps < 0.1)
-    return largest, jnp.where(known, largest / jnp.maximum(condition, 1), 0)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import re
 from pathlib import Path
 
@@ -202,7 +203,7 @@ class TestReport:
         told = _environment.environment(["no-such-distribution"])
         assert told["jax"] == jax.__version__
         assert told["no-such-distribution"] == "not installed"
-        assert re.search(r"\d+ cores", told["machine"])
+        assert re.search(r"\d+ cores?\b", told["machine"])
         shown = " ".join(f"{v}" for k, v in told.items() if k != "XLA flags")
         assert importlib.import_module("socket").gethostname() not in shown.split()
         assert str(Path.home()) + "/" not in shown
@@ -250,10 +251,32 @@ class TestCommandLine:
         # The folder is nobody else's business.
         assert report.command == "python -m benchmarks.some --rounds 7"
 
-    def test_rounds_must_be_positive(self, capsys):
+    @pytest.mark.parametrize("option", ["--rounds", "--cores"])
+    def test_numbers_must_be_positive(self, capsys, option):
         with pytest.raises(SystemExit):
-            self.run("--rounds", "0")
-        assert "--rounds must be at least 1; got 0" in capsys.readouterr().err
+            self.run(option, "0")
+        assert f"{option} must be at least 1; got 0" in capsys.readouterr().err
+
+    def test_cores(self, tmp_path, monkeypatch):
+        used = []
+        monkeypatch.setattr(_harness, "use_cores", used.append)
+        out = ["--out", str(tmp_path)]
+        report, _ = self.run("--cores", "3", *out)
+        assert report.command == "python -m benchmarks.some --cores 3"
+        _harness.run_script("some", "?", lambda _: _harness.Findings([]), out, cores=1)
+        self.run(*out)
+        self.run("--smoke", "--cores", "2")
+        assert used == [3, 1, None]
+
+    def test_use_cores(self, monkeypatch):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: {4, 2, 7}, raising=False)
+        asked = []
+        monkeypatch.setattr(
+            os, "sched_setaffinity", lambda *args: asked.append(args), raising=False
+        )
+        _environment.use_cores(None)
+        _environment.use_cores(2)
+        assert asked == [(0, [2, 4])]
 
 
 class TestCompetitors:
