@@ -45,7 +45,7 @@ def safe_sqrt(x: jax.Array) -> jax.Array:
 def finiteness_and_unit(
     a: jax.Array, matrix_axes: tuple[int, ...] = (-2, -1)
 ) -> tuple[jax.Array, jax.Array]:
-    """If all entries of a matrix are finite; and a power of two near the largest, or 1."""
+    """If all entries of a matrix are finite; and a power of two near the largest."""
     # One reduction for both. On CPU, JAX 0.10 loses NaN in a maximum.
     size = jnp.where(jnp.isfinite(a), jnp.abs(a), jnp.inf)
     largest = size.max(matrix_axes, initial=0, keepdims=True)

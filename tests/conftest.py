@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True, scope="module")
 def _forget_executables():
-    """Each compiled function holds mappings of memory, of which a process may have 65 530."""
+    """Each executable maps memory, and a process may do so 65 530 times."""
     yield
     jax.clear_caches()
 
