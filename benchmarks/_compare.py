@@ -8,7 +8,7 @@ import numpy as np
 
 from ._harness import say, Settings
 from ._report import Cell, Table
-from ._timing import compile_interleaved, ratio, summary, time_interleaved
+from ._timing import compile_interleaved, Compiled, ratio, summary, time_interleaved
 
 
 COLUMNS = (
@@ -24,6 +24,7 @@ def timing_table(
     base: str,
     settings: Settings,
     *,
+    host: Mapping[str, Callable] | None = None,
     rounds: int = 25,
     budget: float = 6.0,
     note: str = "",
@@ -35,6 +36,7 @@ def timing_table(
     - `inputs`: arguments of the methods, by what to call them.
     - `methods`: the competitors.
     - `base`: the method that ratios are relative to.
+    - `host`: competitors that are not compiled, and get NumPy arrays.
     - `rounds`, `budget`: at most so many rounds, and about so many seconds an input.
 
     **Returns:**
@@ -48,22 +50,31 @@ def timing_table(
         thunks = {
             name: functools.partial(each[-1].call, *args) for name, each in made.items()
         }
+        arrays = [np.asarray(arg) for arg in args] if host else []
+        thunks |= {
+            name: functools.partial(fn, *arrays) for name, fn in (host or {}).items()
+        }
         taken = time_interleaved(
             thunks, rounds=settings.num_rounds(rounds, 2), budget=budget
         )
         for name, samples in taken.items():
-            wall, compiled = summary(1e3 * samples.wall), made[name][-1]
+            wall = summary(1e3 * samples.wall)
             ratios[label, name] = ratio(samples.wall, taken[base].wall)
             row: tuple[Cell, ...] = (
                 label, name, wall["median"], wall["q1"], wall["q3"],
                 1e3 * float(np.median(samples.cpu)), ratios[label, name],
-                compiled.seconds, compiled.instructions, compiled.peak_bytes / 2**20,
-                int(wall["samples"]),
+                *_compiled_cells(made.get(name)), int(wall["samples"]),
             )  # fmt: skip
             rows.append(row)
         say(f"{title}: {label}")
     told = f"The base is {base}; the ratio is the median of those within each round."
     return Table(title, COLUMNS, rows, " ".join([told, note]).strip()), ratios
+
+
+def _compiled_cells(made: Sequence[Compiled] | None) -> tuple[Cell, ...]:
+    if made is None:
+        return None, None, None
+    return made[-1].seconds, made[-1].instructions, made[-1].peak_bytes / 2**20
 
 
 def worst_ratio(

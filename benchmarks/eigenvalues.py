@@ -1,6 +1,7 @@
 """Eigenvalues of symmetric and tridiagonal matrices: time, error, and derivatives."""
 
 import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -8,20 +9,19 @@ import numpy as np
 
 from jaxla.factor import eigvals_tridiagonal, eigvalsh
 
-from ._harness import Findings, run_script, say, Settings
+from ._compare import timing_table, worst_ratio
+from ._harness import Findings, run_script, Settings
 from ._report import Figure, Table
-from ._timing import compile_interleaved, ratio, summary, time_interleaved
 
 
 QUESTION = """How fast are eigenvalues without eigenvectors, of symmetric and of
 tridiagonal float32 matrices with normal entries, how accurate are they, and are their
 derivatives right? Errors are against NumPy in float64."""
 
-DENSE = {
-    "jaxla eigvalsh": eigvalsh,
-    "jnp.linalg.eigvalsh": jnp.linalg.eigvalsh,
-    "jnp.linalg.eigh": jnp.linalg.eigh,
-}
+SINGLE = [(1, n) for n in (64, 128, 256, 512, 1024)]
+MANY = [(1000, 16), (200, 32), (64, 64)]
+OURS, THEIRS = "jaxla eigvalsh", "jnp.linalg.eigvalsh"
+DENSE = {OURS: eigvalsh, THEIRS: jnp.linalg.eigvalsh, "jnp.linalg.eigh": jnp.linalg.eigh}
 
 
 def their_tridiagonal(d, e):
@@ -29,9 +29,10 @@ def their_tridiagonal(d, e):
     return jnp.vectorize(fn, signature="(n),(m)->(n)")(d, e)
 
 
+THEIR_TRIDIAGONAL = "jax.scipy.linalg.eigh_tridiagonal"
 TRIDIAGONAL = {
     "jaxla eigvals_tridiagonal": eigvals_tridiagonal,
-    "jax.scipy.linalg.eigh_tridiagonal": their_tridiagonal,
+    THEIR_TRIDIAGONAL: their_tridiagonal,
 }
 
 
@@ -40,82 +41,52 @@ def main(arguments=None):
 
 
 def measure(settings: Settings) -> Findings:
-    cells = settings.choose(
-        (
-            (64, 1),
-            (128, 1),
-            (256, 1),
-            (512, 1),
-            (1024, 1),
-            (16, 1000),
-            (32, 200),
-            (64, 64),
-        ),
-        ((40, 2),),
+    single, many = settings.choose((SINGLE, MANY), ([(2, 40)], []))
+    dense = {_label(*case): _matrices(*case) for case in [*single, *many]}
+    bands = {_label(*case): _bands(*case) for case in single}
+    times, ratios = timing_table(
+        "Time of the eigenvalues of symmetric matrices", dense, DENSE, THEIRS, settings
     )
-    dense, ratios = _timings(
-        "Symmetric matrices", DENSE, "jnp.linalg.eigvalsh", cells, settings
-    )
-    diagonal, _ = _timings(
-        "Tridiagonal matrices",
-        TRIDIAGONAL,
-        "jax.scipy.linalg.eigh_tridiagonal",
-        [c for c in cells if c[1] == 1] or cells,
-        settings,
-    )
+    times_of_bands, _ = timing_table(
+        "Time of the eigenvalues of tridiagonal matrices", bands, TRIDIAGONAL,
+        THEIR_TRIDIAGONAL, settings,
+    )  # fmt: skip
     slopes, worst = _derivatives(settings)
+    large = [_label(b, n) for b, n in single if n >= settings.choose(128, 1)]
     figures = [
         Figure(
-            "time of eigvalsh / jnp.linalg.eigvalsh, the largest of n = 128 to 1024",
-            0.5,
-            max(r for (n, _), r in ratios.items() if n >= 128 or settings.smoke),
-        ),
-        Figure("relative error of the tridiagonal derivative, float64", 1e-6, worst),
+            f"time of {OURS} / {THEIRS}, {label}", 0.5, worst_ratio(ratios, OURS, [label])
+        )
+        for label in large
     ]
-    return Findings([dense, diagonal, slopes], figures)
+    figures.append(
+        Figure("relative error of the tridiagonal derivative, float64", 1e-6, worst)
+    )
+    tables = [
+        times,
+        _errors("Error, symmetric matrices", dense, DENSE),
+        times_of_bands,
+        _errors("Error, tridiagonal matrices", bands, TRIDIAGONAL),
+        slopes,
+    ]
+    return Findings(tables, figures)
 
 
-def _timings(title, methods, base, cells, settings):
-    rows, ratios = [], {}
-    for n, batch in cells:
-        args = _matrices(n, batch) if methods is DENSE else _bands(n, batch)
-        jobs = {name: (fn, args) for name, fn in methods.items()}
-        made = compile_interleaved(jobs, rounds=1, warmup=0)
-        thunks = {k: functools.partial(v[-1].call, *args) for k, v in made.items()}
-        rounds = settings.num_rounds(25, 2)
-        taken = time_interleaved(thunks, rounds=rounds, budget=10)
-        for name, samples in taken.items():
-            wall, value = summary(1e3 * samples.wall), thunks[name]()
-            share = ratio(samples.wall, taken[base].wall)
-            if name.startswith("jaxla"):
-                ratios[n, batch] = share
-            rows.append((
-                n, batch, name, wall["median"], wall["q1"], wall["q3"],
-                1e3 * float(np.median(samples.cpu)), share,
-                ratio(samples.cpu, taken[base].cpu),
-                _error(value[0] if isinstance(value, tuple) else value, args),
-                made[name][-1].seconds, wall["samples"],
-            ))  # fmt: skip
-        say(f"{title}, {batch} of {n} x {n}: timed")
-    columns = (
-        "n", "batch", "method", "median ms", "quartile 1", "quartile 3", "CPU ms",
-        f"time / {base}", "CPU / the same", "error / norm", "compile s", "samples",
-    )  # fmt: skip
-    note = "Ratios are the medians of the ratios within each round."
-    return Table(title, columns, rows, note), ratios
+def _label(batch: int, n: int) -> str:
+    return f"{batch:,} x {n}"
 
 
-def _matrices(n: int, batch: int) -> tuple[np.ndarray]:
+def _matrices(batch: int, n: int) -> tuple[np.ndarray]:
     g = np.random.default_rng(0).normal(size=(batch, n, n)).astype(np.float32)
     return ((g + g.mT) / 2,)
 
 
-def _bands(n: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+def _bands(batch: int, n: int) -> tuple[np.ndarray, np.ndarray]:
     g = np.random.default_rng(0).normal(size=(2, batch, n)).astype(np.float32)
     return g[0], g[1, :, 1:]
 
 
-def _dense(args) -> np.ndarray:
+def _dense(args: Sequence[np.ndarray]) -> np.ndarray:
     """The matrices in float64."""
     if len(args) == 1:
         return np.asarray(args[0], np.float64)
@@ -127,9 +98,18 @@ def _dense(args) -> np.ndarray:
     return out
 
 
-def _error(values, args) -> float:
-    """The largest error, relative to the norm of the matrix."""
-    desired = np.linalg.eigvalsh(_dense(args))
+def _errors(title: str, inputs: dict, methods: dict[str, Callable]) -> Table:
+    rows = []
+    for label, args in inputs.items():
+        desired = np.linalg.eigvalsh(_dense(args))
+        row = [_error(jax.jit(method)(*args), desired) for method in methods.values()]
+        rows.append((label, *row))
+    note = "The largest error of an eigenvalue, relative to the norm of the matrix."
+    return Table(f"{title}, float32", ("input", *methods), rows, note)
+
+
+def _error(actual, desired: np.ndarray) -> float:
+    values = actual[0] if isinstance(actual, tuple) else actual
     error = np.abs(np.asarray(values, np.float64) - desired).max(-1)
     return float((error / np.abs(desired).max(-1)).max())
 
@@ -139,7 +119,7 @@ def _derivatives(settings: Settings) -> tuple[Table, float]:
     rows, ours = [], []
     with jax.enable_x64(True):
         for n in settings.choose((6, 32, 128), (6,)):
-            args = [a.astype(np.float64)[0] for a in _bands(n, 1)]
+            args = [a.astype(np.float64)[0] for a in _bands(1, n)]
             tangents = [np.random.default_rng(1).normal(size=a.shape) for a in args]
             _, v = np.linalg.eigh(_dense(args))
             desired = np.einsum("ji,jk,ki->i", v, _dense(tangents), v)
