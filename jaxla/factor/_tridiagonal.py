@@ -64,12 +64,12 @@ def sturm_count(
     """
     d, e, x = jnp.asarray(d), jnp.asarray(e), jnp.asarray(x)
     check_real_float("x", x)
-    _check_tridiagonal(d, e)
+    check_tridiagonal(d, e)
     dtype = compute_dtype(jnp.result_type(d, e, x))
     d, e, x = (jax.lax.stop_gradient(a).astype(dtype) for a in (d, e, x))
     rank = max(d.ndim - 1, e.ndim - 1, x.ndim)
-    d, e, unit, usable = _scaled(_with_rank(d, rank + 1), _with_rank(e, rank + 1))
-    x = _with_rank(x, rank) / unit
+    d, e, unit, usable = scaled(with_rank(d, rank + 1), with_rank(e, rank + 1))
+    x = with_rank(x, rank) / unit
     usable, x = jnp.broadcast_arrays(usable & ~jnp.isnan(x), x)
     return jnp.where(usable, _count(d, e * e, jnp.where(usable, x, 0)), -1)
 
@@ -113,7 +113,7 @@ def eigvals_tridiagonal(
         Array([0.5857864, 2.       ], dtype=float32)
     """
     d, e = jnp.asarray(d), jnp.asarray(e)
-    _check_tridiagonal(d, e)
+    check_tridiagonal(d, e)
     size = d.shape[-1]
     start, stop = (0, size) if indices is None else indices
     check_int("indices[0]", start, low=0, high=size)
@@ -127,7 +127,7 @@ def eigvals_tridiagonal(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _eigvals(indices: tuple[int, int], d: Array, e: Array) -> Array:
-    d, e, unit, usable = _scaled(d, e)
+    d, e, unit, usable = scaled(d, e)
     w = bisect(d, e, indices) * unit[..., None]
     return jnp.where(usable[..., None], w, jnp.nan)
 
@@ -146,21 +146,21 @@ def _eigvals_jvp(indices, primals, tangents):
     return w, matmul(dd[..., None, :], v * v)[..., 0, :] + (de[..., None] * off).sum(-2)
 
 
-def _check_tridiagonal(d: Array, e: Array) -> None:
-    check_real_float("d", d)
-    check_real_float("e", e)
+def check_tridiagonal(d: Array, e: Array, names: tuple[str, str] = ("d", "e")) -> None:
+    for name, array in zip(names, (d, e), strict=True):
+        check_real_float(name, array)
     if d.ndim < 1:
-        raise ValueError(f"`d` must have shape (..., n); got {d.shape}.")
+        raise ValueError(f"`{names[0]}` must have shape (..., n); got {d.shape}.")
     wanted = max(d.shape[-1] - 1, 0)
     if e.ndim < 1 or e.shape[-1] != wanted:
-        raise ValueError(f"`e` must have shape (..., {wanted}); got {e.shape}.")
+        raise ValueError(f"`{names[1]}` must have shape (..., {wanted}); got {e.shape}.")
 
 
-def _with_rank(a: Array, rank: int) -> Array:
+def with_rank(a: Array, rank: int) -> Array:
     return a.reshape((1,) * (rank - a.ndim) + a.shape)
 
 
-def _scaled(d: Array, e: Array) -> tuple[Array, Array, Array, Array]:
+def scaled(d: Array, e: Array) -> tuple[Array, Array, Array, Array]:
     """The matrices with entries up to 1, their units, and which ones are finite."""
     (d_usable, d_unit), (e_usable, e_unit) = (
         finiteness_and_unit(a, (-1,)) for a in (d, e)
@@ -175,25 +175,29 @@ def _count(d: Array, e2: Array, x: Array) -> Array:
     """The negative pivots of $T - x I$, for entries up to 1; `e2` are the squares."""
     if d.shape[-1] == 0:
         return jnp.zeros(x.shape, jnp.int32)
-    tiny = jnp.finfo(d.dtype).tiny
     spare = -d.shape[-1] % UNROLL
     # What is added has infinite pivots.
-    d = _last_axis_first(d, (0, spare), jnp.inf)
-    e2 = _last_axis_first(e2, (1, d.shape[0] - 1 - e2.shape[-1]), 0.0)
+    d = last_axis_first(d, (0, spare), jnp.inf)
+    e2 = last_axis_first(e2, (1, d.shape[0] - 1 - e2.shape[-1]), 0.0)
 
     def step(carry, entries):
         pivot, count = carry
         d_i, e2_i = entries
-        pivot = d_i - x - e2_i / pivot
-        # A zero pivot counts as positive: eigenvalues *below* x are asked for.
-        pivot = jnp.where(jnp.abs(pivot) < tiny, tiny, pivot)
+        pivot = next_pivot(d_i - x, e2_i, pivot)
         return (pivot, count + (pivot < 0).astype(jnp.int32)), None
 
     start = (jnp.ones_like(x), jnp.zeros(x.shape, jnp.int32))
     return jax.lax.scan(step, start, (d, e2), unroll=UNROLL)[0][1]
 
 
-def _last_axis_first(a: Array, width: tuple[int, int], fill: float) -> Array:
+def next_pivot(d: Array, e2: Array, pivot: Array) -> Array:
+    tiny = jnp.finfo(d.dtype).tiny
+    pivot = d - e2 / pivot
+    # A zero pivot counts as positive: eigenvalues *below* x are asked for.
+    return jnp.where(jnp.abs(pivot) < tiny, tiny, pivot)
+
+
+def last_axis_first(a: Array, width: tuple[int, int], fill: float) -> Array:
     widths = [(0, 0)] * (a.ndim - 1) + [width]
     return jnp.moveaxis(jnp.pad(a, widths, constant_values=fill), -1, 0)
 
@@ -251,7 +255,7 @@ def _inverse_iteration(d: Array, e: Array, w: Array) -> Array:
     All of them are made orthonormal after each step, so that clusters get as many
     directions as they have members.
     """
-    d, e, unit, usable = _scaled(d, e)
+    d, e, unit, usable = scaled(d, e)
     w = jnp.where(usable[..., None], w / unit[..., None], 0)
     # Beside the eigenvalue, as a solver divides by pivots that may be zero.
     shift = w + 4 * jnp.finfo(d.dtype).eps
