@@ -47,7 +47,7 @@ step() {
 # compilation cache that the runs of one environment share.
 pytest_step() {
   local log status counts
-  local -x PYTEST_ADDOPTS="-n 2 -q --durations=10 ${selection-}" JAX_COMPILATION_CACHE_DIR=$venv/jax-cache
+  local -x PYTEST_ADDOPTS="-n 2 -q --durations=10" JAX_COMPILATION_CACHE_DIR=$venv/jax-cache
   local -x JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
   log=$(mktemp)
   # Not a pipe to tee: step would run in a subshell and forget its failure.

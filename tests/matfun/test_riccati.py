@@ -147,8 +147,9 @@ def test_without_a_stabilizing_solution_it_is_flagged(getkey, dtype, kind):
         x, residual = SOLVE[kind](*cast(dtype, *args))
         assert (x == 0).all()
         assert residual == jnp.inf
-        gradients = GRADIENT[kind](*cast("float32", *args))
-        assert all((g == 0).all() for g in gradients)
+        if dtype == "float64":
+            gradients = GRADIENT[kind](*args)
+            assert all((g == 0).all() for g in gradients)
 
 
 @pytest.mark.usefixtures("x64")
@@ -204,17 +205,21 @@ def test_scale_equivariance(getkey, dtype, kind):
             assert_close(x, plain, amplification=500)
 
 
-@pytest.mark.usefixtures("strict")
 @pytest.mark.parametrize("kind", KINDS)
-def test_half_precision_is_computed_in_float32_and_nothing_promoted(getkey, kind):
-    a, b, q, r = cast("bfloat16", *regulator(getkey))
-    q = jnp.stack([q, q])
-    x, residual = SOLVE[kind](a, b, q, r)
+def test_half_precision_is_computed_in_float32(getkey, kind):
+    args = cast("bfloat16", *regulator(getkey))
+    x, residual = SOLVE[kind](*args)
     assert x.dtype == "bfloat16"
     assert residual.dtype == "float32"
-    wide = SOLVE[kind](*(z.astype("float32") for z in (a, b, q, r)))
+    wide = SOLVE[kind](*(z.astype("float32") for z in args))
     assert (x == wide.solution.astype("bfloat16")).all()
-    jax.eval_shape(GRADIENT[kind], a, b, q, r)
+
+
+@pytest.mark.usefixtures("strict")
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_promoted(getkey, kind):
+    a, b, q, r = cast("bfloat16", *regulator(getkey))
+    jax.eval_shape(GRADIENT[kind], a, b, jnp.stack([q, q]), r)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -355,9 +355,11 @@ def test_the_largest_numbers_have_roots(p):
     np.testing.assert_allclose(jnp.diag(root), values ** (-1 / p), rtol=1e-4)
 
 
-@pytest.mark.parametrize("p", [1, 2, 3, 4, 8])
-@pytest.mark.parametrize("method", ["newton", "eigh", "auto"])
-@pytest.mark.parametrize("size", [6, 40])  # auto changes its mind on the way
+@pytest.mark.parametrize("p", [1, 3, 4, 8])
+@pytest.mark.parametrize(
+    ("method", "size"),
+    [("newton", 6), ("eigh", 6), ("auto", 6), ("auto", 40)],  # changes its mind between
+)
 def test_all_methods_agree(getkey, dtype, method, size, p):
     matrix = psd_with_spectrum(getkey(), np.geomspace(1e-2, 1, size))
     root, residual = root_of(jnp.asarray(matrix, dtype), p, method=method)

@@ -78,7 +78,8 @@ def test_derivatives_of_every_order(getkey, fn, method):
         return (root * (direction + 1)).sum()
 
     orders = [along, jax.grad(along), jax.jacfwd(jax.grad(along))]
-    orders.append(jax.jacfwd(jax.jacrev(jax.grad(along))))
+    if method == "eigh":  # the rule is the same
+        orders.append(jax.jacfwd(jax.jacrev(jax.grad(along))))
     orders = list(map(jax.jit, orders))
     forward = jax.jit(lambda a: jax.jvp(lambda t: along(t, a), (0.0,), (1.0,))[1])
     for spectrum in ([1, 1, 1], [1, 1, 2.0], [0.5, 0.8, 2], [1, 1 + 1e-9, 2]):

