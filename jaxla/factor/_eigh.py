@@ -56,10 +56,10 @@ def eigh(
     [`jaxla.factor.Eigh`][], in the dtype of `matrix`. A matrix with a non-finite entry
     has NaN in all of its eigenvalues and eigenvectors, and touches no other of its batch.
 
-    **Cost:** on one core, for a thousand 4x4 matrices about a ninth of the time of
-    `jnp.linalg.eigh`, a third at 8x8. Jacobi's method takes 4 to 7 sweeps of
-    about $9 n^3$ flops in `float32`. Checks and scaling add 2 to 4 % to LAPACK's time
-    for a single small matrix.
+    **Cost:** on one core, for a thousand 4x4 matrices about an eighth of the time of
+    `jnp.linalg.eigh`, little more than a quarter at 8x8. Jacobi's method takes 4 to 7
+    sweeps of about $9 n^3$ flops in `float32`. Checks and scaling add 2 to 4 % to
+    LAPACK's time for a single small matrix.
 
     **Accuracy:** residual and departure from orthogonality are of the order of
     `n * eps`, relative to the norm of the matrix, with each method.

@@ -63,7 +63,8 @@ def eigh_relative(matrix: Float[ArrayLike, "*batch n n"]) -> RelativeEigh:
     batches with sizes up to 64; a single large matrix is better off with `eigh`.
 
     **Accuracy:** on graded 12x12 matrices of condition 1e12, in `float64`, relative
-    errors of 2e-15 to 4e-15 in any ordering, where `jnp.linalg.eigh` has up to 1e-6.
+    errors below 2e-15 in any ordering, where `jnp.linalg.eigvalsh` has up to 2e-5: see
+    `benchmarks/results/small_eigh.md`.
 
     **Differentiation:** refused, with a `NotImplementedError`, as for
     [`jaxla.factor.eigh`][].

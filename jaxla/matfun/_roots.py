@@ -23,7 +23,8 @@ from ._minimax import Coefficients
 
 
 METHODS = ("minimax", "newton", "eigh", "auto")
-# On CPU, and larger matrices than this, `eigh` is faster (benchmarks/roots.py).
+# On CPU, and larger matrices than this, `eigh` is faster for a thousand of them; for a few
+# only beyond 64 (benchmarks/roots.py).
 LARGEST_FOR_PRODUCTS_ON_CPU = 32
 
 
@@ -62,9 +63,9 @@ def inverse_pth_root(
     - `method`: (Static.)
         - `"minimax"`: the coupled iteration with the best polynomial in each step;
         - `"newton"`: the coupled iteration of Newton's method, for comparison;
-        - `"eigh"`: the eigendecomposition, on CPU faster for matrices larger than 32,
+        - `"eigh"`: the eigendecomposition, on CPU faster for matrices larger than 64,
             and in `float32` about 20 times less accurate at condition 1e4 and more;
-        - `"auto"`: the faster of `"minimax"` and `"eigh"`, by platform and size.
+        - `"auto"`: `"eigh"` on CPU for matrices larger than 32, else `"minimax"`.
     - `damping`: relative damping. Below `1e-6` in `float32` the smallest
         eigenvalues drown in rounding errors. May be traced.
     - `floor`: the smallest eigenvalue, relative to the bound and after damping,
@@ -85,8 +86,8 @@ def inverse_pth_root(
     $p = 4$ in `float32`.
 
     **Accuracy:** in `float32` with damping `1e-6`, the relative Frobenius error
-    at condition 1e6 is 5e-4 for $p = 4$, where the eigendecomposition has
-    1e-2: see `benchmarks/results/roots.md`.
+    at condition 1e6 is 6e-4 for $p = 4$, where the eigendecomposition has
+    1.4e-2: see `benchmarks/results/roots.md`.
 
     **Differentiation:** both modes and every order; finite and right at repeated
     eigenvalues. Through the products, or with `"eigh"` by the equation that

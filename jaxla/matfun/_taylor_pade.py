@@ -98,7 +98,7 @@ def pade_sqrtm(
     **Cost:** `degree - 1` products of $2 n^3$ flops and one linear solve; six products
     for each step of a derivative.
 
-    **Accuracy:** the paper's: the relative error at condition 10 is 1e-2 (2e-2 for the
+    **Accuracy:** the paper's: the relative error at condition 10 is 1e-2 (2.5e-2 for the
     inverse), at condition 100 already 6e-2 (3e-1).
 
     **Differentiation:** both modes and every order.
