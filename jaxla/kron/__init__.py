@@ -9,6 +9,11 @@ give the step its shape and its size.
 Parameters of a hundred shapes have blocks of two or three sizes. The blocks of a
 size are one stack: the number of roots in a program does not grow with the number
 of parameters.
+
+Beside it, steepest descent under norms: `Layers` finds out the role of each parameter
+and which of its axes are inputs and outputs; `spectral_norm`, `column_norm` and others
+have a dual norm and a direction of steepest descent; `map_similar` does that for
+matrices of many shapes in a few calls.
 """
 
 from ._averages import debiased_weight as debiased_weight, update_mean as update_mean
@@ -23,9 +28,26 @@ from ._factors import (
     roots_per_step as roots_per_step,
 )
 from ._grafting import graft as graft
+from ._layers import (
+    describe_layers as describe_layers,
+    gain as gain,
+    Layer as Layer,
+    Layers as Layers,
+)
+from ._norms import (
+    column_norm as column_norm,
+    composite_norm as composite_norm,
+    frobenius_norm as frobenius_norm,
+    Norm as Norm,
+    rms_norm as rms_norm,
+    row_norm as row_norm,
+    sign_norm as sign_norm,
+    spectral_norm as spectral_norm,
+)
 from ._plan import (
     LeafPlan as LeafPlan,
     make_plan as make_plan,
     Plan as Plan,
 )
+from ._similar import map_similar as map_similar, merge_shapes as merge_shapes
 from ._stacks import from_stacks as from_stacks, to_stacks as to_stacks
