@@ -25,7 +25,6 @@ from ._factors import (
     precondition as precondition,
     refresh_roots as refresh_roots,
     root_flops as root_flops,
-    roots_per_step as roots_per_step,
 )
 from ._grafting import graft as graft
 from ._layers import (
@@ -51,3 +50,4 @@ from ._plan import (
 )
 from ._similar import map_similar as map_similar, merge_shapes as merge_shapes
 from ._stacks import from_stacks as from_stacks, to_stacks as to_stacks
+from ._staggering import roots_per_step as roots_per_step

@@ -8,7 +8,6 @@ stacks its own are.
 """
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +25,7 @@ from jaxla.matfun import (
 from ._blocks import Blocks
 from ._plan import Plan
 from ._stacks import Stacks
+from ._staggering import after, has_statistics, refresh_window
 
 
 Factors = dict[int, Float[Array, "factors size size"]]
@@ -112,19 +112,17 @@ def refresh_roots(
         >>> roots[8][0, 0, 0].round(3), rejected
         (Array(0.5, dtype=float32), Array(0, dtype=int32))
     """
+
+    def renew(window, *old):
+        root = _root(window, blocks, damping)
+        return root.residual <= tolerance, root
+
     new_roots, new_residuals, rejected = {}, {}, jnp.zeros([], jnp.int32)
     for size, stack in factors.items():
         if blocks.coupled_order is None:
-            # One factorization after the other: on JAX 0.10 and few cores, two batched
-            # ones side by side can wait forever. Not `optimization_barrier`, which
-            # does not order them on CPU; no count is negative, but XLA cannot know.
-            stack = jnp.where(rejected < 0, 0, stack)
-        new_roots[size], new_residuals[size], refused = _refresh_window(
-            lambda window: _root(window, blocks, damping),
-            (stack, roots[size], residuals[size]),
-            count,
-            blocks,
-            tolerance,
+            stack = after(rejected, stack)
+        (new_roots[size], new_residuals[size]), refused = refresh_window(
+            renew, stack, (roots[size], residuals[size]), count, blocks
         )
         rejected += refused
     return new_roots, new_residuals, rejected
@@ -189,7 +187,7 @@ def has_roots(
         [False]
     """
     missing = {
-        size: jnp.isinf(residuals[size]) & _has_statistics(stack)
+        size: jnp.isinf(residuals[size]) & has_statistics(stack)
         for size, stack in factors.items()
     }
     counts = []
@@ -230,26 +228,6 @@ def per_factor(per_leaf: Float[Array, " leaves"], plan: Plan) -> PerFactor:
     return {size: padded[plan.owners_of_factors(size)] for size in plan.num_factors}
 
 
-def roots_per_step(count: int, blocks: Blocks) -> int:
-    """The largest number of roots of one size that a step computes.
-
-    **Arguments:**
-
-    - `count`: the number of factors of that size.
-    - `blocks`: the choices.
-
-    **Returns:**
-
-    `ceil(count / refresh_every)`, or a little more with several shards.
-
-    !!! example
-
-        >>> jaxla.kron.roots_per_step(34, jaxla.kron.Blocks(refresh_every=10))
-        4
-    """
-    return blocks.shards * _window_length(count // blocks.shards, blocks)
-
-
 def root_flops(size: int, blocks: Blocks) -> int:
     """The floating-point operations of one root in `float32`.
 
@@ -283,81 +261,6 @@ def _root(window: Array, blocks: Blocks, damping: ScalarLike) -> MatrixRoot:
     return MatrixRoot(
         jnp.where(good[..., None, None], root, 0), jnp.where(good, 0, jnp.inf)
     )
-
-
-def _refresh_window(
-    root: Callable[[Array], MatrixRoot],
-    stacks: tuple[Array, Array, Array],
-    count: ScalarLike,
-    blocks: Blocks,
-    tolerance: ScalarLike,
-) -> tuple[Array, Array, Array]:
-    # One window in the part of each device, so that none has to fetch a factor.
-    stacks = jax.tree.map(lambda x: x.reshape(blocks.shards, -1, *x.shape[1:]), stacks)
-    number = stacks[0].shape[1]
-    step = jnp.asarray(count, jnp.uint32)  # unsigned: JAX looks out for negative indices
-
-    def renew(begin, length, stacks):
-        window = [_window(x, begin, length) for x in stacks]
-        factors, old_root, old_residual = window
-        new_root, new_residual = root(factors)
-        accept = new_residual <= tolerance
-        kept = (
-            jnp.where(accept[..., None, None], new_root, old_root),
-            jnp.where(accept, new_residual, old_residual),
-        )
-        updated = [
-            _put_window(x, y, begin) for x, y in zip(stacks[1:], kept, strict=True)
-        ]
-        refused = ~accept & _has_statistics(factors)
-        return *updated, jnp.sum(refused, dtype=jnp.int32)
-
-    def keep(stacks):
-        return *stacks[1:], jnp.zeros([], jnp.int32)
-
-    length, begin, due = _timetable(number, step, blocks)
-    turn = functools.partial(renew, begin, length)
-    if due is not True:  # fewer windows than steps: some steps have nothing to do
-        turn = functools.partial(jax.lax.cond, due, turn, keep)
-    if blocks.eager_steps and blocks.refresh_every > 1:
-        all_of_them = functools.partial(renew, jnp.zeros_like(begin), number)
-        eager = step < blocks.eager_steps
-        turn = functools.partial(jax.lax.cond, eager, all_of_them, turn)
-    roots, residuals, rejected = turn(stacks)
-    return roots.reshape(-1, *roots.shape[2:]), residuals.reshape(-1), rejected
-
-
-def _window_length(count: int, blocks: Blocks) -> int:
-    return -(-count // blocks.refresh_every)
-
-
-def _timetable(
-    count: int, step: Array, blocks: Blocks
-) -> tuple[int, Array, Array | bool]:
-    """The length of a window, where this step's begins, and if it has one at all."""
-    length = _window_length(count, blocks)
-    windows, period = -(-count // length), blocks.refresh_every
-    phase = step % period
-    # Evenly spread over the period. The last window begins where it still fits,
-    # and overlaps the one before.
-    begin = jnp.minimum(phase * windows // period * length, count - length)
-    return length, begin, windows == period or phase * windows % period < windows
-
-
-def _window(x: Array, begin: Array, length: int) -> Array:
-    zero = jnp.zeros([], begin.dtype)
-    start = (zero, begin, *[zero] * (x.ndim - 2))
-    return jax.lax.dynamic_slice(x, start, (x.shape[0], length, *x.shape[2:]))
-
-
-def _put_window(x: Array, window: Array, begin: Array) -> Array:
-    zero = jnp.zeros([], begin.dtype)
-    return jax.lax.dynamic_update_slice(x, window, (zero, begin, *[zero] * (x.ndim - 2)))
-
-
-def _has_statistics(stack: Array) -> Array:
-    """Which factors are not zero; one that is not finite is not."""
-    return jnp.abs(stack).max((-2, -1)) != 0
 
 
 def _trace(stack: Array) -> Array:

@@ -6,22 +6,19 @@ rescaled to the size of Adam's step ("grafting", Anil et al., 2020). Other
 parameters are left to Adam. The mathematics is in `jaxla.kron`.
 """
 
-from typing import Any, cast, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.typing import DTypeLike
 from jaxtyping import ScalarLike
 
 from jaxla import kron
-from jaxla._dtypes import compute_dtype, norm, sum_of_squares
+from jaxla._dtypes import norm
 from jaxla._errors import check_choice
 
-from ._describe import record_plan
-from ._leaves import check_gradients, check_parameters, named_leaves, path_name
-from ._sharding import with_auto_axes
+from ._blocked import adam, blocked, Gradients, per_size, start, then_decay_and_rate
 
 
 class ScaleByShampooState(NamedTuple):
@@ -108,21 +105,22 @@ def scale_by_shampoo(
     """
     check_choice("graft", graft, ("adam", "sgd", "none"))
     check_choice("momentum", momentum, ("before", "after"))
-    if not isinstance(blocks, kron.Blocks):
-        raise TypeError(f"`blocks` must be a `jaxla.kron.Blocks`; got {blocks!r}.")
-
-    hyper = _Hyperparameters(
-        b1, b2, eps, damping, tolerance, blocks, graft, momentum, mu_dtype
-    )
+    hyper = _Hyperparameters(eps, damping, tolerance, blocks, graft, momentum)
 
     def init_fn(params):
-        return _init(params, hyper)
+        plan, dtype, common = start(params, blocks, mu_dtype, hyper.needs_nu)
+        return ScaleByShampooState(
+            **common,
+            rejected=jnp.zeros([], jnp.int32),
+            factors=per_size(plan, lambda s, n: jnp.zeros((n, s, s), dtype)),
+            roots=per_size(plan, lambda s, n: jnp.zeros((n, s, s), dtype)),
+            residuals=per_size(plan, lambda _, n: jnp.full((n,), jnp.inf, dtype)),
+        )
 
-    def update_fn(updates, state, params=None, **extra_args):
-        del params, extra_args
-        return _update(updates, state, hyper)
+    def step(grads, mu, nu, state):
+        return _step(grads, mu, nu, state, hyper)
 
-    return optax.GradientTransformationExtraArgs(init_fn, with_auto_axes(update_fn))
+    return blocked(init_fn, step, blocks, (b1, b2))
 
 
 def shampoo(
@@ -179,138 +177,64 @@ def shampoo(
 
         As of [`jaxla.optim.scale_by_shampoo`][].
     """
-    return optax.chain(
-        scale_by_shampoo(
-            b1,
-            b2,
-            eps,
-            damping,
-            tolerance,
-            blocks=blocks,
-            graft=graft,
-            momentum=momentum,
-            mu_dtype=mu_dtype,
-        ),
-        # `Any`: Optax's annotation has no room for a NumPy scalar.
-        optax.add_decayed_weights(cast(Any, weight_decay), weight_decay_mask),
-        optax.scale_by_learning_rate(learning_rate),
+    scale = scale_by_shampoo(
+        b1,
+        b2,
+        eps,
+        damping,
+        tolerance,
+        blocks=blocks,
+        graft=graft,
+        momentum=momentum,
+        mu_dtype=mu_dtype,
     )
+    return then_decay_and_rate(scale, weight_decay, weight_decay_mask, learning_rate)
 
 
 class _Hyperparameters(NamedTuple):
-    b1: ScalarLike
-    b2: ScalarLike
     eps: ScalarLike
     damping: ScalarLike
     tolerance: ScalarLike
     blocks: kron.Blocks
     graft: str
     momentum: str
-    mu_dtype: DTypeLike | None
 
     def needs_nu(self, leaf: kron.LeafPlan) -> bool:
         return leaf.axes is None or self.graft == "adam"
 
     def step_alone(self, leaf: kron.LeafPlan, mean, variance, eps):
         """The step without preconditioner: Adam's, or the momentum itself."""
-        return mean / (jnp.sqrt(variance) + eps) if self.needs_nu(leaf) else mean
+        return adam(mean, variance, eps) if self.needs_nu(leaf) else mean
 
 
-def _init(params, hyper: _Hyperparameters) -> ScaleByShampooState:
-    paths, leaves = named_leaves(params)
-    check_parameters(paths, leaves)
-    plan = kron.make_plan(paths, leaves, hyper.blocks)
-    record_plan(plan, hyper.blocks)
-    plan_of = dict(zip(paths, plan.leaves, strict=True))
-
-    def first_moment(leaf):
-        return jnp.zeros_like(leaf, dtype=hyper.mu_dtype or compute_dtype(leaf.dtype))
-
-    def second_moment(path, leaf):
-        dtype = compute_dtype(leaf.dtype)
-        if hyper.needs_nu(plan_of[path_name(path)]):
-            return jnp.zeros_like(leaf, dtype=dtype)
-        return jnp.zeros([], dtype)
-
-    dtype = _factor_dtype(leaves, plan)
-    return ScaleByShampooState(
-        count=jnp.zeros([], jnp.int32),
-        steps=jax.tree.map(lambda _: jnp.zeros([], jnp.int32), params),
-        nonfinite=jax.tree.map(lambda _: jnp.zeros([], bool), params),
-        rejected=jnp.zeros([], jnp.int32),
-        mu=jax.tree.map(first_moment, params),
-        nu=jax.tree.map_with_path(second_moment, params),
-        factors=_per_size(plan, lambda s, n: jnp.zeros((n, s, s), dtype)),
-        roots=_per_size(plan, lambda s, n: jnp.zeros((n, s, s), dtype)),
-        residuals=_per_size(plan, lambda _, n: jnp.full((n,), jnp.inf, dtype)),
-    )
-
-
-def _update(updates, state: ScaleByShampooState, hyper: _Hyperparameters):
-    check_gradients(updates, state.mu)
-    paths, leaves = named_leaves(updates)
-    if not leaves:
-        return updates, state._replace(count=optax.safe_increment(state.count))
-    plan = kron.make_plan(paths, leaves, hyper.blocks)
-    grads = [leaf.astype(compute_dtype(leaf.dtype)) for leaf in leaves]
-    # Nor will an entry of a Gram matrix overflow. The barrier keeps XLA from storing the
-    # squares for the second moments.
-    finite = [
-        jnp.isfinite(sum_of_squares(jax.lax.optimization_barrier(g))) for g in grads
-    ]
-    # A refused gradient has weight zero in every average, and is not counted.
-    steps = [
-        n + ok.astype(n.dtype)
-        for n, ok in zip(jax.tree.leaves(state.steps), finite, strict=True)
-    ]
-    decays = jnp.stack([jnp.asarray(b, jnp.float32) for b in (hyper.b1, hyper.b2)])
-    weights = [
-        jnp.where(ok, kron.debiased_weight(decays, n), 0)
-        for n, ok in zip(steps, finite, strict=True)
-    ]
-    w1, w2 = ([w[i] for w in weights] for i in (0, 1))
-
-    mu, nu = jax.tree.leaves(state.mu), jax.tree.leaves(state.nu)
+def _step(grads: Gradients, mu, nu, state: ScaleByShampooState, hyper: _Hyperparameters):
+    w1, w2 = grads.weights
     if hyper.momentum == "before":
-        mu = list(map(kron.update_mean, mu, grads, w1))
+        mu = list(map(kron.update_mean, mu, grads.leaves, w1))
     nu = [
         kron.update_mean(v, g * g, w) if hyper.needs_nu(leaf) else v
-        for leaf, v, g, w in zip(plan.leaves, nu, grads, w2, strict=True)
+        for leaf, v, g, w in zip(grads.plan.leaves, nu, grads.leaves, w2, strict=True)
     ]
-    curvature = _accumulate_and_refresh(grads, w2, state, plan, hyper)
-    source = mu if hyper.momentum == "before" else grads
-    source = [m.astype(g.dtype) for m, g in zip(source, grads, strict=True)]
-    out = _precondition(source, nu, curvature, plan, hyper)
+    state = _accumulate_and_refresh(grads, w2, state, hyper)
+    source = mu if hyper.momentum == "before" else grads.leaves
+    source = [m.astype(g.dtype) for m, g in zip(source, grads.leaves, strict=True)]
+    out = _precondition(source, nu, state, grads, hyper)
     if hyper.momentum == "after":
         mu = out = list(map(kron.update_mean, mu, out, w1))
-
-    out = [
-        jnp.where(ok, u, 0).astype(leaf.dtype)
-        for ok, u, leaf in zip(finite, out, leaves, strict=True)
-    ]
-    unflatten = jax.tree.structure(updates).unflatten
-    return unflatten(out), curvature._replace(
-        count=optax.safe_increment(state.count),
-        steps=unflatten(steps),
-        nonfinite=unflatten([~ok for ok in finite]),
-        mu=unflatten(mu),
-        nu=unflatten(nu),
-    )
+    return out, mu, nu, state
 
 
 def _accumulate_and_refresh(
-    grads, weights, state: ScaleByShampooState, plan: kron.Plan, hyper: _Hyperparameters
+    grads: Gradients, weights, state: ScaleByShampooState, hyper: _Hyperparameters
 ) -> ScaleByShampooState:
     """The state with new factors, and with new roots for those whose turn it is."""
-    if not plan.num_factors:
+    if not grads.plan.num_factors:
         return state
-    dtype = _factor_dtype(grads, plan)
-    stacks = kron.to_stacks([g.astype(dtype) for g in grads], plan)
     factors = jax.tree.map(
         kron.update_mean,
         state.factors,
-        kron.gram_factors(stacks, plan),
-        kron.per_factor(jnp.stack(weights), plan),
+        kron.gram_factors(grads.to_stacks(grads.leaves), grads.plan),
+        kron.per_factor(jnp.stack(weights), grads.plan),
     )
     roots, residuals, rejected = kron.refresh_roots(
         factors,
@@ -327,20 +251,19 @@ def _accumulate_and_refresh(
 
 
 def _precondition(
-    source, nu, state: ScaleByShampooState, plan: kron.Plan, hyper: _Hyperparameters
+    source, nu, state: ScaleByShampooState, grads: Gradients, hyper: _Hyperparameters
 ):
     """The direction of every parameter: Shampoo's for matrices, Adam's for the rest."""
+    plan = grads.plan
     out = [
         hyper.step_alone(leaf, m, v, hyper.eps)
         for leaf, m, v in zip(plan.leaves, source, nu, strict=True)
     ]
     if not plan.num_factors:
         return out
-    dtype = _factor_dtype(source, plan)
-    stacks = kron.to_stacks([m.astype(dtype) for m in source], plan)
-    stacks = kron.precondition(stacks, state.roots, plan)
+    stacks = kron.precondition(grads.to_stacks(source), state.roots, plan)
     if hyper.graft != "none":
-        stacks = kron.graft(stacks, _sizes(source, nu, plan, hyper, dtype), plan)
+        stacks = kron.graft(stacks, _sizes(source, nu, grads, hyper), plan)
     ready = kron.has_roots(state.factors, state.residuals, plan)
     for i, x in kron.from_stacks(stacks, plan).items():
         other = 0 if hyper.graft == "none" else out[i]
@@ -348,31 +271,15 @@ def _precondition(
     return out
 
 
-def _sizes(source, nu, plan: kron.Plan, hyper: _Hyperparameters, dtype) -> jax.Array:
+def _sizes(source, nu, grads: Gradients, hyper: _Hyperparameters) -> jax.Array:
     """The norm of the step whose size is taken over, for each parameter."""
     sizes = []
-    for leaf, m, v in zip(plan.leaves, source, nu, strict=True):
+    for leaf, m, v in zip(grads.plan.leaves, source, nu, strict=True):
         if leaf.axes is None:
-            sizes.append(jnp.zeros([], dtype))
+            sizes.append(jnp.zeros([], grads.dtype))
             continue
         # The barrier keeps XLA from storing the step for where it is needed once more.
         eps = jnp.asarray(hyper.eps, m.dtype)
         alone = hyper.step_alone(leaf, *jax.lax.optimization_barrier((m, v, eps)))
-        sizes.append(norm(alone).astype(dtype))
+        sizes.append(norm(alone).astype(grads.dtype))
     return jnp.stack(sizes)
-
-
-def _factor_dtype(leaves, plan: kron.Plan) -> np.dtype:
-    """The widest dtype that a matrix of the plan is computed in."""
-    dtypes = [
-        compute_dtype(leaf.dtype)
-        for leaf, leaf_plan in zip(leaves, plan.leaves, strict=True)
-        if leaf_plan.axes is not None
-    ]
-    return max(dtypes, key=lambda dtype: dtype.itemsize, default=np.dtype(jnp.float32))
-
-
-def _per_size(plan: kron.Plan, make):
-    stacks = {size: make(size, count) for size, count in plan.num_factors.items()}
-    # A leaf also where there is no matrix: `optax.tree.map_params` needs one.
-    return stacks or jnp.zeros([])

@@ -1,0 +1,177 @@
+"""What every optimizer on blocks of matrices does alike, whatever it does with a block.
+
+It plans the blocks, refuses gradients that are not finite, counts those it takes in,
+weighs the averages, and puts moments and updates back into trees. What remains to an
+optimizer's own file are the formulas of its paper.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.typing import DTypeLike
+from jaxtyping import ScalarLike
+
+from jaxla import kron
+from jaxla._dtypes import compute_dtype, sum_of_squares
+
+from ._describe import record_plan
+from ._leaves import check_gradients, check_parameters, named_leaves, path_name
+from ._sharding import with_auto_axes
+
+
+class Gradients(NamedTuple):
+    """The gradients of one update, as lists with one entry a parameter."""
+
+    plan: kron.Plan
+    leaves: list  # in the dtype to compute in
+    finite: list  # bool scalars: is it taken in?
+    steps: list  # int32 scalars: how many have been taken in, with this one
+    weights: tuple  # for each decay, a list: the weight of this gradient in its average
+    dtype: np.dtype  # of the stacks
+
+    def to_stacks(self, leaves: Sequence[jax.Array]) -> dict[Any, jax.Array]:
+        """The tiles of all matrices, in the dtype of the stacks."""
+        return kron.to_stacks([x.astype(self.dtype) for x in leaves], self.plan)
+
+
+def blocked(
+    init_fn: Callable, step: Callable, blocks: kron.Blocks, decays: Sequence[ScalarLike]
+) -> optax.GradientTransformationExtraArgs:
+    """The transformation with a step of its own, and all the rest as every other.
+
+    **Arguments:**
+
+    - `init_fn`: from parameters to a state, with `start` for what is common.
+    - `step`: from `Gradients`, the first and second moments as lists, and the state, to
+        the updates and both moments, as lists, and the state with new stacks.
+    - `blocks`: the choices.
+    - `decays`: of the averages that are corrected for their start at zero.
+    """
+    if not isinstance(blocks, kron.Blocks):
+        raise TypeError(f"`blocks` must be a `jaxla.kron.Blocks`; got {blocks!r}.")
+
+    def update_fn(updates, state, params=None, **extra_args):
+        del params, extra_args
+        check_gradients(updates, state.mu)
+        if not jax.tree.leaves(updates):
+            return updates, state._replace(count=optax.safe_increment(state.count))
+        grads = _take_in(updates, state, blocks, decays)
+        mu, nu = jax.tree.leaves(state.mu), jax.tree.leaves(state.nu)
+        out, mu, nu, state = step(grads, mu, nu, state)
+        out = [
+            jnp.where(ok, u, 0).astype(leaf.dtype)
+            for ok, u, leaf in zip(
+                grads.finite, out, jax.tree.leaves(updates), strict=True
+            )
+        ]
+        unflatten = jax.tree.structure(updates).unflatten
+        return unflatten(out), state._replace(
+            count=optax.safe_increment(state.count),
+            steps=unflatten(grads.steps),
+            nonfinite=unflatten([~ok for ok in grads.finite]),
+            mu=unflatten(mu),
+            nu=unflatten(nu),
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, with_auto_axes(update_fn))
+
+
+def start(
+    params: Any,
+    blocks: kron.Blocks,
+    mu_dtype: DTypeLike | None,
+    needs_nu: Callable[[kron.LeafPlan], bool],
+) -> tuple[kron.Plan, np.dtype, dict[str, Any]]:
+    """The plan, the dtype of the stacks, and the fields that every state begins with.
+
+    `needs_nu` tells which parameters have a second moment of their own shape.
+    """
+    paths, leaves = named_leaves(params)
+    check_parameters(paths, leaves)
+    plan = kron.make_plan(paths, leaves, blocks)
+    record_plan(plan, blocks)
+    plan_of = dict(zip(paths, plan.leaves, strict=True))
+
+    def first_moment(leaf):
+        return jnp.zeros_like(leaf, dtype=mu_dtype or compute_dtype(leaf.dtype))
+
+    def second_moment(path, leaf):
+        dtype = compute_dtype(leaf.dtype)
+        if needs_nu(plan_of[path_name(path)]):
+            return jnp.zeros_like(leaf, dtype=dtype)
+        return jnp.zeros([], dtype)
+
+    fields = {
+        "count": jnp.zeros([], jnp.int32),
+        "steps": jax.tree.map(lambda _: jnp.zeros([], jnp.int32), params),
+        "nonfinite": jax.tree.map(lambda _: jnp.zeros([], bool), params),
+        "mu": jax.tree.map(first_moment, params),
+        "nu": jax.tree.map_with_path(second_moment, params),
+    }
+    return plan, _stack_dtype(leaves, plan), fields
+
+
+def per_size(plan: kron.Plan, make: Callable[[int, int], jax.Array]) -> Any:
+    """Stacks of factors, `make(size, count)` for each size."""
+    stacks = {size: make(size, count) for size, count in plan.num_factors.items()}
+    # A leaf also where there is no matrix: `optax.tree.map_params` needs one.
+    return stacks or jnp.zeros([])
+
+
+def adam(mean: jax.Array, variance: jax.Array, eps: ScalarLike) -> jax.Array:
+    """Adam's step, from moments that are corrected for their start."""
+    return mean / (jnp.sqrt(variance) + eps)
+
+
+def then_decay_and_rate(
+    scale: optax.GradientTransformation,
+    weight_decay: ScalarLike,
+    weight_decay_mask: Any,
+    learning_rate: optax.ScalarOrSchedule,
+) -> optax.GradientTransformationExtraArgs:
+    """A direction, then decoupled weight decay, then the learning rate."""
+    return optax.chain(
+        scale,
+        # `Any`: Optax's annotation has no room for a NumPy scalar.
+        optax.add_decayed_weights(cast(Any, weight_decay), weight_decay_mask),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def _take_in(
+    updates: Any, state: Any, blocks: kron.Blocks, decays: Sequence[ScalarLike]
+) -> Gradients:
+    paths, leaves = named_leaves(updates)
+    plan = kron.make_plan(paths, leaves, blocks)
+    grads = [leaf.astype(compute_dtype(leaf.dtype)) for leaf in leaves]
+    # Nor will an entry of a Gram matrix overflow. The barrier keeps XLA from storing the
+    # squares for the second moments.
+    finite = [
+        jnp.isfinite(sum_of_squares(jax.lax.optimization_barrier(g))) for g in grads
+    ]
+    # A refused gradient has weight zero in every average, and is not counted.
+    steps = [
+        n + ok.astype(n.dtype)
+        for n, ok in zip(jax.tree.leaves(state.steps), finite, strict=True)
+    ]
+    rates = jnp.stack([jnp.asarray(decay, jnp.float32) for decay in decays])
+    each = [
+        jnp.where(ok, kron.debiased_weight(rates, n), 0)
+        for n, ok in zip(steps, finite, strict=True)
+    ]
+    weights = tuple([w[i] for w in each] for i in range(len(decays)))
+    return Gradients(plan, grads, finite, steps, weights, _stack_dtype(grads, plan))
+
+
+def _stack_dtype(leaves: Sequence[Any], plan: kron.Plan) -> np.dtype:
+    """The widest dtype that a matrix of the plan is computed in."""
+    dtypes = [
+        compute_dtype(leaf.dtype)
+        for leaf, leaf_plan in zip(leaves, plan.leaves, strict=True)
+        if leaf_plan.axes is not None
+    ]
+    return max(dtypes, key=lambda dtype: dtype.itemsize, default=np.dtype(jnp.float32))
