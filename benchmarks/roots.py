@@ -1,7 +1,6 @@
 """Inverse p-th roots of batches of matrices: time, and the error that it buys."""
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator
 
 import jax
@@ -17,9 +16,9 @@ from jaxla.matfun import (
     psd_power,
 )
 
-from ._harness import Findings, run_script, say, Settings
+from ._compare import timing_table
+from ._harness import Findings, run_script, Settings
 from ._report import Figure, Table
-from ._timing import compile_interleaved, ratio, summary, time_interleaved
 
 
 QUESTION = """How fast are inverse p-th roots of symmetric positive definite float32
@@ -29,8 +28,12 @@ with that damping."""
 
 DAMPING = 1e-6
 NEWTON_STEPS = 20
-# The largest n^3 * batch to time: a call of the slowest method then takes seconds.
-LARGEST = 8 * 512**3
+LARGEST = 512**3  # the largest batch * n^3 to time
+PRODUCTS, BY_EIGH, AUTO = (f"jaxla, {m}" for m in ("minimax", "eigh", "auto"))
+THEIRS = "jnp.linalg.eigh"
+NOTE = """The first three are methods of inverse_pth_root, which also returns a residual,
+at the cost of some products; of the others only optax's does. LAPACK is compiled already,
+so that eigh has little to compile."""
 
 Method = Callable[[jax.Array], jax.Array]
 
@@ -40,20 +43,24 @@ def main(arguments=None):
 
 
 def measure(settings: Settings) -> Findings:
-    error_table, reached = accuracy(settings)
-    tables = [*timings(settings), error_table, orders(settings), cushions(settings)]
-    figure = Figure(
-        "relative error of inverse_pth_root, p = 4, condition 1e6", 2e-3, reached
-    )
-    return Findings(tables, [figure])
+    times, figures = timings(settings)
+    errors, more = accuracy(settings)
+    tables = [*times, errors, orders(settings), cushions(settings)]
+    return Findings(tables, [*more, *figures])
 
 
 def methods(p: int) -> dict[str, Method]:
     """The competitors."""
+
+    def ours(method):
+        return lambda a: inverse_pth_root(a, p, method=method, damping=DAMPING).root
+
     return {
-        "jaxla inverse_pth_root": lambda a: inverse_pth_root(a, p, damping=DAMPING).root,
+        PRODUCTS: ours("minimax"),
+        BY_EIGH: ours("eigh"),
+        AUTO: ours("auto"),
         "jaxla psd_power": lambda a: psd_power(a, -1 / p, damping=DAMPING),
-        "jnp.linalg.eigh": lambda a: eigh_root(a, p),
+        THEIRS: lambda a: eigh_root(a, p),
         f"coupled Newton, {NEWTON_STEPS} steps": lambda a: newton_root(a, p),
         "optax.matrix_inverse_pth_root": lambda a: optax_root(a, p),
     }
@@ -97,62 +104,58 @@ def optax_root(a: jax.Array, p: int) -> jax.Array:
     return jax.vmap(root)(a)
 
 
-def timings(settings: Settings) -> list[Table]:
-    """Time of every size and batch, relative to the eigendecomposition."""
-    sizes = settings.choose((32, 64, 128, 256, 512), (8,))
-    batches = settings.choose((1, 8, 64), (2,))
-    cells = [(n, b) for n in sizes for b in batches if n**3 * b <= LARGEST]
-    return [_timing_table(p, cells, settings) for p in settings.choose((4, 2), (4,))]
+def timings(settings: Settings) -> tuple[list[Table], list[Figure]]:
+    """Time of every size and batch, and of "auto" beside the fastest."""
+    sizes = settings.choose((8, 16, 32, 48, 64, 128, 256, 512), (8,))
+    batches = settings.choose((1, 8, 64, 1000), (2,))
+    inputs = {
+        f"{b} x {n} x {n}": (jnp.asarray(matrices(n, 1e4, b), jnp.float32),)
+        for n in sizes
+        for b in batches
+        if b * n**3 <= LARGEST
+    }
+    tables, among_ours, among_all = [], [], []
+    for p in settings.choose((4, 2), (4,)):
+        table, ratios = timing_table(
+            f"Time of the inverse root, p = {p}", inputs, methods(p), THEIRS, settings,
+            rounds=60, budget=2, note=NOTE,
+        )  # fmt: skip
+        tables.append(table)
+        for label in inputs:
+            times = {name: ratios[label, name] for name in methods(p)}
+            among_ours.append(times[AUTO] / min(times[PRODUCTS], times[BY_EIGH]))
+            among_all.append(times[AUTO] / min(times.values()))
+    title = "largest time of auto / of the fastest"
+    figures = [
+        Figure(f"{title} of minimax and eigh", 1.1, max(among_ours)),
+        Figure(f"{title} of all, also those without a residual", 1.1, max(among_all)),
+    ]
+    return tables, figures
 
 
-def _timing_table(p: int, cells: list[tuple[int, int]], settings: Settings) -> Table:
-    rows = []
-    for n, batch in cells:
-        a = jnp.asarray(matrices(n, 1e4, batch), jnp.float32)
-        jobs = {name: (fn, (a,)) for name, fn in methods(p).items()}
-        made = compile_interleaved(jobs, rounds=1, warmup=0)
-        thunks = {
-            name: functools.partial(all_[-1].call, a) for name, all_ in made.items()
-        }
-        rounds = settings.num_rounds(25, 2)
-        taken = time_interleaved(thunks, rounds=rounds, budget=6)
-        base = taken["jnp.linalg.eigh"]
-        for name, samples in taken.items():
-            wall, best = summary(1e3 * samples.wall), made[name][-1]
-            rows.append((
-                n, batch, name, wall["median"], wall["q1"], wall["q3"],
-                1e3 * float(np.median(samples.cpu)),
-                ratio(samples.wall, base.wall),
-                float(np.median([c.seconds for c in made[name]])),
-                best.instructions, best.peak_bytes / 2**20, wall["samples"],
-            ))  # fmt: skip
-        say(f"p = {p}, {batch} of {n} x {n}: timed")
-    columns = (
-        "n", "batch", "method", "median ms", "quartile 1", "quartile 3", "CPU ms",
-        "time / eigh", "compile s", "HLO instructions", "peak MiB", "samples",
-    )  # fmt: skip
-    note = (
-        "The ratio is the median of the ratios within each round. CPU ms count all "
-        "threads. LAPACK is compiled already, so that `eigh` has little to compile."
-    )
-    return Table(f"Time of the inverse root, p = {p}", columns, rows, note)
-
-
-def accuracy(settings: Settings) -> tuple[Table, float]:
+def accuracy(settings: Settings) -> tuple[Table, list[Figure]]:
     """Error of every method, at three condition numbers and two orders."""
     n, batch = settings.choose((128, 4), (8, 2))
     conditions = (1e2, 1e4, 1e6)
-    rows, ours = [], float("nan")
+    rows, errors = [], {}
     for p in (4, 2):
         for name, fn in methods(p).items():
-            errors = [error(name, fn, p, matrices(n, c, batch)) for c in conditions]
-            rows.append((p, name, *errors))
-            if p == 4 and name == "jaxla inverse_pth_root":
-                ours = errors[-1]
+            found = [error(name, fn, p, matrices(n, c, batch)) for c in conditions]
+            rows.append((p, name, *found))
+            errors[p, name] = dict(zip(conditions, found, strict=True))
     columns = ("p", "method", *(f"condition {c:.0e}" for c in conditions))
     title = f"Relative error in the Frobenius norm, n = {n}"
     note = f"The largest of {batch} matrices with geometric spectra."
-    return Table(title, columns, rows, note), ours
+    ours, theirs = errors[4, PRODUCTS], errors[4, THEIRS]
+    products = [num_products(4, method=method) for method in ("minimax", "newton")]
+    what = "relative error of inverse_pth_root, p = 4, condition"
+    figures = [
+        Figure(f"{what} 1e6", 2e-3, ours[1e6]),
+        Figure(f"{what} 1e4, / of eigh", 1 / 5, ours[1e4] / theirs[1e4]),
+        Figure(f"{what} 1e6, / of eigh", 1 / 5, ours[1e6] / theirs[1e6]),
+        Figure("products, p = 4 / of coupled Newton", 1 / 2, products[0] / products[1]),
+    ]
+    return Table(title, columns, rows, note), figures
 
 
 def orders(settings: Settings) -> Table:
@@ -163,7 +166,7 @@ def orders(settings: Settings) -> Table:
         a = matrices(n, 1e6, batch)
         errors = [error(name, fn, p, a) for name, fn in methods(p).items()]
         rows.append((p, num_products(p), *errors))
-    columns = ("p", "products of inverse_pth_root", *methods(1))
+    columns = ("p", "products of minimax", *methods(1))
     return Table(f"Relative error at condition 1e6, n = {n}, by p", columns, rows)
 
 
@@ -174,9 +177,9 @@ def cushions(settings: Settings) -> Table:
     for p in settings.choose((1, 2, 4, 8), (4,)):
         for value in (0.003, 0.03, 0.3):
             with cushion(value):
-                fn = methods(p)["jaxla inverse_pth_root"]
+                fn = methods(p)[PRODUCTS]
                 errors = [
-                    error("jaxla inverse_pth_root", fn, p, matrices(n, c, batch))
+                    error(PRODUCTS, fn, p, matrices(n, c, batch))
                     for c in (1e1, 1e2, 1e4, 1e6)
                 ]
                 rows.append((p, value, num_products(p), *errors))
