@@ -4,6 +4,9 @@
 |---|---|
 | Shampoo in place of `optax.adamw` | `shampoo` |
 | its preconditioner in a chain of your own | `scale_by_shampoo` |
+| steepest descent under a norm for each layer | `steepest_descent`, ... |
+| a step size that finds out how far there is to go | `prodigy_step_size` |
+| to choose which parameter is a hidden matrix, which axes are inputs | `Layers` |
 | to choose block sizes, refresh period, exponent, exceptions | `Blocks` |
 | to see what each parameter gets, and what it costs | `describe` |
 | to spread the state over devices | `shardings` |
@@ -12,12 +15,26 @@ They are ordinary `optax.GradientTransformationExtraArgs`: chain, mask, partitio
 accumulate, inject hyperparameters, `vmap` and checkpoint them as you would Adam.
 """
 
-from jaxla.kron import Axes as Axes, Blocks as Blocks
+from jaxla.kron import (
+    Axes as Axes,
+    Blocks as Blocks,
+    Layer as Layer,
+    Layers as Layers,
+)
 
 from ._describe import describe as describe
+from ._prodigy import (
+    prodigy_step_size as prodigy_step_size,
+    ProdigyStepSizeState as ProdigyStepSizeState,
+)
 from ._shampoo import (
     scale_by_shampoo as scale_by_shampoo,
     ScaleByShampooState as ScaleByShampooState,
     shampoo as shampoo,
 )
 from ._sharding import shardings as shardings
+from ._steepest import (
+    scale_by_steepest_descent as scale_by_steepest_descent,
+    ScaleBySteepestDescentState as ScaleBySteepestDescentState,
+    steepest_descent as steepest_descent,
+)

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from jaxla import testing
-from jaxla.optim import Blocks, shampoo
+from jaxla.optim import Blocks, shampoo, steepest_descent
 
 
 # Checks make a few steps: with the default period they would see hardly any root.
@@ -41,6 +41,7 @@ CHEAP_CHECKS = {
         shampoo, blocks=Blocks(size=8, refresh_every=1, root="eigh")
     ),
     "bfloat16": functools.partial(shampoo, mu_dtype="bfloat16"),
+    "steepest-descent": steepest_descent,
 }
 # Those that compile nothing, or share what the first of them compiles.
 CHEAP = (
