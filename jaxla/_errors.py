@@ -45,10 +45,28 @@ def check_choice(name: str, value: object, choices: Collection[object]) -> None:
 def check_int(name: str, value: object, *, low: int, high: int | None = None) -> None:
     """`value` must be a Python integer between `low` and `high`, both included."""
     wanted = f"at least {low}" if high is None else f"between {low} and {high}"
+    if isinstance(value, jax.Array):
+        argument = name.split("[")[0]
+        raise TypeError(
+            f"`{name}` must be a Python integer, {wanted}; got an array of "
+            f"{value.dtype}. Under `jax.jit` make it static, by "
+            f'`static_argnames="{argument}"` or by a function that has its value fixed.'
+        )
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"`{name}` must be a Python integer, {wanted}; got {value!r}.")
     if value < low or (high is not None and value > high):
         raise ValueError(f"`{name}` must be an integer, {wanted}; got {value}.")
+
+
+def as_pair(name: str, value: object) -> tuple:
+    """`value`, such as a tuple or a list, as a tuple of two, or an error."""
+    try:
+        pair = tuple(value)  # pyrefly: ignore[bad-argument-type]
+    except TypeError:
+        raise TypeError(f"`{name}` must be two integers; got {value!r}.") from None
+    if len(pair) != 2:
+        raise ValueError(f"`{name}` must be two integers; got {value!r}.")
+    return pair
 
 
 def refuse_derivative(fn: Callable, message: str) -> Callable:

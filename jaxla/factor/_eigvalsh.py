@@ -85,7 +85,9 @@ def _eigvalsh(a: Array) -> Array:
 def _eigvalsh_jvp(primals, tangents):
     (a,), (da,) = primals, tangents
     once = refuse_derivative(
-        lambda a: tuple(eigh(a)), "`eigvalsh` can be differentiated once only."
+        lambda a: tuple(eigh(a)),
+        "`eigvalsh` can be differentiated once only. Where all eigenvalues differ, "
+        "`jnp.linalg.eigvalsh` has higher derivatives.",
     )
     w, v = once(a)
     return w, (v * matmul(da, v)).sum(-2)

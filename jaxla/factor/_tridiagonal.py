@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxla._dtypes import compute_dtype, finiteness_and_unit, matmul
-from jaxla._errors import check_int, check_real_float, refuse_derivative
+from jaxla._errors import as_pair, check_int, check_real_float, refuse_derivative
 
 from ._eigh import eigh
 
@@ -115,7 +115,7 @@ def eigvals_tridiagonal(
     d, e = jnp.asarray(d), jnp.asarray(e)
     check_tridiagonal(d, e)
     size = d.shape[-1]
-    start, stop = (0, size) if indices is None else indices
+    start, stop = (0, size) if indices is None else as_pair("indices", indices)
     check_int("indices[0]", start, low=0, high=size)
     check_int("indices[1]", stop, low=start, high=size)
     out_dtype = jnp.result_type(d, e)
@@ -138,7 +138,8 @@ def _eigvals_jvp(indices, primals, tangents):
     w = _eigvals(indices, d, e)
     once = refuse_derivative(
         functools.partial(_eigenvectors, indices),
-        "`eigvals_tridiagonal` can be differentiated once only.",
+        "`eigvals_tridiagonal` can be differentiated once only. Where all eigenvalues "
+        "differ, `jnp.linalg.eigvalsh` of the dense matrix has higher derivatives.",
     )
     v = once(d, e, w)
     # v^T dT v = sum_i v_i^2 dd_i + 2 sum_i v_i v_{i+1} de_i

@@ -95,8 +95,11 @@ def symmetric_lyapunov(x: Array, r: Array) -> Array:
     )
 
 
-def check_size(name: str, array: Array, shape: tuple[int, ...]) -> None:
-    """Whether the matrices of `array` have this shape, or an error."""
+def check_size(name: str, array: Array, shape: tuple[int | str, ...]) -> None:
+    """Whether the matrices of `array` have this shape, or an error.
+
+    A letter stands for a side that is not known, because `array` is no matrix.
+    """
     if array.shape[-2:] != shape:
         raise ValueError(
             f"`{name}` must have shape (..., {shape[0]}, {shape[1]}); got {array.shape}."

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from jaxla._dtypes import matmul, next_power_of_two
-from jaxla._errors import as_real_matrix, as_square_matrix, check_int
+from jaxla._errors import as_square_matrix, check_int, check_real_float
 
 from ._lyapunov import (
     check_size,
@@ -149,10 +149,11 @@ def _prepare(a, b, q, r):
 
     It makes `G` and `Q` equally large.
     """
-    a, q, r = (as_square_matrix(n, x) for n, x in (("a", a), ("q", q), ("r", r)))
-    b = as_real_matrix("b", b)
-    check_size("q", q, a.shape[-1:] * 2)
-    check_size("b", b, (a.shape[-1], r.shape[-1]))
+    a, (b, q, r) = as_square_matrix("a", a), map(jnp.asarray, (b, q, r))
+    n, m = a.shape[-1], b.shape[-1] if b.ndim > 1 else "m"
+    for name, x, shape in (("b", b, (n, m)), ("q", q, (n, n)), ("r", r, (m, m))):
+        check_size(name, x, shape)
+        check_real_float(name, x)
     (a, b, q, r), out_dtype, usable = prepare(a, b, q, r)
     (b, b_unit), (r, r_unit) = normalize(b), normalize((r + r.mT) / 2)
     q, q_unit = normalize((q + q.mT) / 2)

@@ -144,9 +144,18 @@ def _lift_rectangular_jvp(vector_map, name, primals, tangents):
     return (out, _like(da, y)), (dout, _like(da, matmul(left, v.mT)))
 
 
+# What has the higher derivatives that are refused here.
+_WAYS_OUT = {
+    "project_psd": " Where no eigenvalue is zero, `(x + x @ jaxla.matfun.signm(x).value) "
+    "/ 2` has all of them.",
+    "prox_neg_log_det": " With `jaxla.matfun.sqrtm`, `(x + sqrtm(x @ x + 4 * step * "
+    "jnp.eye(n)).root) / 2` has all of them.",
+}
+
+
 def _once(decompose: Callable, name: str) -> Callable:
     """`decompose` beside the scalars; a derivative with respect to either is refused."""
-    message = f"`{name}` can be differentiated once only."
+    message = f"`{name}` can be differentiated once only." + _WAYS_OUT.get(name, "")
     return refuse_derivative(lambda scalars, a: (scalars, decompose(a)), message)
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from jaxla._dtypes import compute_dtype, finiteness_and_unit, matmul, safe_sqrt
-from jaxla._errors import as_real_matrix, check_int
+from jaxla._errors import as_pair, as_real_matrix, check_int
 
 
 class NearestKronecker(NamedTuple):
@@ -146,11 +146,9 @@ def scaled(x: Array, core: int) -> tuple[Array, Array]:
 
 
 def right_shape_of(matrix: Array, left_shape: tuple[int, int]) -> tuple[int, int]:
-    sizes = tuple(left_shape)
-    if len(sizes) != 2:
-        raise ValueError(f"`left_shape` must be two integers; got {left_shape}.")
-    for size in sizes:
-        check_int("left_shape", size, low=1)
+    sizes = as_pair("left_shape", left_shape)
+    for k, size in enumerate(sizes):
+        check_int(f"left_shape[{k}]", size, low=1)
     (m, n), (p, q) = matrix.shape[-2:], sizes
     if m % p or n % q:
         raise ValueError(

@@ -317,3 +317,5 @@ def test_messages():
     ]:
         with pytest.raises(ValueError, match=re.escape(message)):
             eigvals_tridiagonal(three, two, indices=indices)
+    with pytest.raises(TypeError, match="`indices` must be two integers; got 1"):
+        eigvals_tridiagonal(three, two, indices=1)

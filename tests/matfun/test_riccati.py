@@ -245,10 +245,12 @@ def test_messages(solve):
     good = [jnp.eye(3), jnp.ones((3, 2)), jnp.eye(3), jnp.eye(2)]
     bad = {
         "`a` must have shape (..., n, n); got (3, 2).": (0, jnp.ones((3, 2))),
-        "`b` must have shape (..., 3, 2); got (3, 1).": (1, jnp.ones((3, 1))),
-        "`b` must have shape (..., m, n); got (3,).": (1, jnp.ones(3)),
+        "`b` must have shape (..., 3, 2); got (4, 2).": (1, jnp.ones((4, 2))),
+        "`b` must have shape (..., 3, m); got (3,).": (1, jnp.ones(3)),
         "`q` must have shape (..., 3, 3); got (2, 2).": (2, jnp.eye(2)),
-        "`r` must have shape (..., n, n); got (2, 3).": (3, jnp.ones((2, 3))),
+        "`q` must have shape (..., 3, 3); got (3,).": (2, jnp.ones(3)),
+        "`r` must have shape (..., 2, 2); got (2, 3).": (3, jnp.ones((2, 3))),
+        "`r` must have shape (..., 2, 2); got (3, 3).": (3, jnp.eye(3)),
     }
     for message, (which, value) in bad.items():
         with pytest.raises(ValueError, match=re.escape(message)):

@@ -190,7 +190,7 @@ def test_messages():
     for call, message in [
         (lambda: nearest_kronecker(matrix, (3, 2)), "`left_shape` must divide the shape"),
         (lambda: nearest_kronecker(matrix, (2,)), "`left_shape` must be two integers"),
-        (lambda: nearest_kronecker(matrix, (2, 0)), "`left_shape` must be an integer"),
+        (lambda: nearest_kronecker(matrix, (2, 0)), "`left_shape[1]` must be an integer"),
         (lambda: nearest_kronecker(matrix, (2, 2), steps=0), "`steps` must be"),
         (
             lambda: nearest_kronecker(matrix, (2, 2), start=jnp.eye(2)),
@@ -204,6 +204,8 @@ def test_messages():
     ]:
         with pytest.raises(ValueError, match=re.escape(message)):
             call()
+    with pytest.raises(TypeError, match="`left_shape` must be two integers; got 5"):
+        nearest_kronecker(matrix, 5)
 
 
 def test_damped_statistics_of_gradients():
