@@ -55,6 +55,32 @@ def test_public_names_explain_themselves(room, name):
         assert not undocumented(inspect.signature(value).parameters, doc)
 
 
+def in_table(doc: str) -> set[str]:
+    """Names in backticks in the rows of tables."""
+    rows = [line for line in doc.splitlines() if line.startswith("|")]
+    return set(re.findall(r"`(\w+)`", " ".join(rows)))
+
+
+@pytest.mark.parametrize("room", ["factor", "matfun", "operators"])
+def test_the_table_of_a_room_has_all_that_one_calls(room):
+    module = importlib.import_module(f"jaxla.{room}")
+    called = {
+        name
+        for owner, name in PUBLIC
+        if owner == room
+        and (
+            inspect.isfunction(value := getattr(module, name))
+            or "**Arguments:**" in (inspect.getdoc(value) or "")
+        )
+    }
+    assert len(called) > 5
+    assert called <= in_table(module.__doc__), called - in_table(module.__doc__)
+
+
+def test_a_name_that_is_missing_in_a_table_is_found():
+    assert in_table("A `text`.\n\n| a root | `sqrtm`, `logm` |") == {"sqrtm", "logm"}
+
+
 def test_a_missing_argument_is_found():
     assert undocumented(["a", "b"], "- `a`: here.") == ["b"]
     assert len(PUBLIC) > 20

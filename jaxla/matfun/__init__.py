@@ -2,18 +2,35 @@
 
 | you want | call | made of |
 |---|---|---|
-| an inverse p-th root of many matrices, fast | `inverse_pth_root` | products |
+| the square root of a symmetric semi-definite matrix | `sqrtm` | `eigh`, on CPU |
+| its inverse, for whitening | `inverse_sqrtm` | products or `eigh` |
+| a rough one of well-conditioned matrices | `taylor_sqrtm`, `pade_sqrtm` | products |
+| an inverse p-th root of many matrices | `inverse_pth_root` | products |
+| ... and how many products that takes | `num_products` | |
 | any real power, to LAPACK's accuracy | `psd_power` | `eigh` |
-| the nearest orthogonal matrix | `orthogonalize` | products |
-| both factors of a polar decomposition | `polar` | products |
+| any function of the eigenvalues, symmetric | `symmetric_function` | `eigh` |
+| the logarithm of a general matrix | `logm` | inverses |
+| the sign of a general matrix | `signm` | inverses |
+| both factors of a polar decomposition | `polar` | products, Cholesky |
+| singular values all driven to 1 | `orthogonalize` | products |
+| ... and its coefficients | `polar_express`, `quintic`, `newton_schulz` | |
 | a bound of the largest eigenvalue | `eigenvalue_bound` | products |
 | Y of X Y + Y X = R, where X is symmetric | `solve_symmetric_lyapunov` | `eigh` |
 | X of A X + X B = C | `solve_sylvester` | inverses |
 | X of A X + X A' = Q | `solve_continuous_lyapunov` | inverses |
 | X of X = A X A' + Q | `solve_discrete_lyapunov` | products |
-| the cost matrix of a linear-quadratic regulator | `solve_continuous_are`, ... | LU |
-| the nearest matrix in a spectral ball or cone | `project_psd`, ... | `eigh`, `svd` |
-| a proximal operator of a spectral function | `prox_nuclear`, ... | `eigh`, `svd` |
+| a regulator's cost matrix, continuous time | `solve_continuous_are` | LU |
+| ... in discrete time | `solve_discrete_are` | LU |
+| the nearest positive semi-definite matrix | `project_psd` | `eigh` |
+| the nearest matrix in a ball of a norm | `project_spectral_ball`, \
+`project_nuclear_ball` | `svd` |
+| ... in the epigraph of a norm | `project_spectral_epigraph`, \
+`project_nuclear_epigraph` | `svd` |
+| ... in other spectral cones | `project_sum_of_largest_epigraph`, \
+`project_log_det_cone`, `project_trace_inverse_cone` | `eigh` |
+| a proximal operator of a matrix norm | `prox_nuclear`, `prox_spectral_norm` | `svd` |
+| ... of another spectral function | `prox_sum_of_largest`, `prox_neg_log_det`, \
+`prox_trace_inverse`, `prox_entropy` | `eigh` |
 
 All of them take leading batch axes, compute in `float32` at least and return
 the dtype that came in.
