@@ -24,7 +24,8 @@ Role = Literal["hidden", "embedding", "head", "vector"]
 
 # Whole names in a path, such as `attention/out/kernel`, of parameters that are no matrix
 # even if they have two axes because layers are stacked.
-_VECTOR = re.compile(r"bias|b|beta|gamma|scale|.*norm.*|ln\d*|ln_.*|.*_ln", re.IGNORECASE)
+_NORM = re.compile(r".*norm.*|ln\d*|ln_.*|.*_ln", re.IGNORECASE)
+_VECTORS = ("b", "beta", "bias", "gamma", "scale")  # by their own name
 _HEAD = re.compile(r"(.*_)?(head|logits|readout)|.*unembed.*", re.IGNORECASE)
 _EMBEDDING = re.compile(r".*embed.*|wte|wpe", re.IGNORECASE)
 
@@ -100,8 +101,8 @@ class Layers:
     Like [`jaxla.kron.Blocks`][] it holds choices that no hyperparameter injection may
     trace. By default, in this order:
 
-    1. Fewer than two axes longer than 1 (but for stacked layers), or a name such as
-       `bias`, `scale` or `norm` in the path: a vector.
+    1. Fewer than two axes longer than 1 (but for stacked layers), named `bias`, `b`,
+       `beta`, `gamma` or `scale`, or part of a `norm` or an `ln_1`: a vector.
     2. Two axes, and `unembed`, `head`, `logits` or `readout` in the path: a head.
     3. Two axes, and `embed` in the path: an embedding, `(tokens, features)`.
     4. All others are hidden. Three axes are layers stacked along the first one, unless
@@ -202,7 +203,8 @@ class Layers:
 
 def _role(path: str, shape: tuple[int, ...]) -> Role:
     names = path.split("/")
-    if sum(size > 1 for size in shape) < 2 or any(map(_VECTOR.fullmatch, names)):
+    no_matrix = names[-1] in _VECTORS or any(map(_NORM.fullmatch, names))
+    if no_matrix or sum(size > 1 for size in shape) < 2:
         return "vector"
     if len(shape) == 2 and any(map(_HEAD.fullmatch, names)):
         return "head"

@@ -4,6 +4,7 @@
 |---|---|
 | Shampoo in place of `optax.adamw` | `shampoo` |
 | its preconditioner in a chain of your own | `scale_by_shampoo` |
+| Muon, and Adam for what is no hidden matrix | `muon`, `scale_by_muon` |
 | steepest descent under a norm for each layer | `steepest_descent`, ... |
 | a step size that finds out how far there is to go | `prodigy_step_size` |
 | to choose which parameter is a hidden matrix, which axes are inputs | `Layers` |
@@ -23,6 +24,11 @@ from jaxla.kron import (
 )
 
 from ._describe import describe as describe
+from ._muon import (
+    muon as muon,
+    scale_by_muon as scale_by_muon,
+    ScaleByMuonState as ScaleByMuonState,
+)
 from ._prodigy import (
     prodigy_step_size as prodigy_step_size,
     ProdigyStepSizeState as ProdigyStepSizeState,

@@ -48,6 +48,7 @@ def told(path, shape, **choices):
         ("params/attention/out/kernel", (2, 4, 6), "hidden", (1, 6, 8)),
         # Anything else.
         ("", (8, 5), "hidden", (1, 8, 5)),
+        ("a/b/c", (8, 5), "hidden", (1, 8, 5)),
         ("scalar", (), "vector", (1, 1, 1)),
         ("row", (1, 5), "vector", (1, 5, 1)),
     ],

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from jaxla import testing
-from jaxla.optim import Blocks, shampoo, steepest_descent
+from jaxla.optim import Blocks, muon, shampoo, steepest_descent
 
 
 # Checks make a few steps: with the default period they would see hardly any root.
@@ -26,6 +26,8 @@ EVERY_CHECK = {
     "optax.adamw": optax.adamw,  # the control
     # Several blocks a matrix, as any model has.
     "shampoo": functools.partial(shampoo, blocks=SOME),
+    # The few parameters of the checks are to move as fast as its matrices.
+    "muon": functools.partial(muon, adam_scale=1.0),
 }
 MOST_CHECKS = {
     "small-after": functools.partial(shampoo, blocks=SMALL, momentum="after"),
@@ -42,6 +44,9 @@ CHEAP_CHECKS = {
     ),
     "bfloat16": functools.partial(shampoo, mu_dtype="bfloat16"),
     "steepest-descent": steepest_descent,
+    "muon-exact": functools.partial(
+        muon, adam_scale=1.0, engine="exact", scale="adam", nesterov=False
+    ),
 }
 # Those that compile nothing, or share what the first of them compiles.
 CHEAP = (
