@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float
 from jaxla._dtypes import compute_dtype, finiteness_and_unit, matmul
 from jaxla._errors import as_square_matrix, check_int
 
-from ._certified import frobenius, MatrixFunction, norm_ratio
+from ._certified import flat_where_not_finite, frobenius, MatrixFunction, norm_ratio
 
 
 def logm(matrix: Float[ArrayLike, "*batch n n"], *, roots: int = 10) -> MatrixFunction:
@@ -24,8 +24,8 @@ def logm(matrix: Float[ArrayLike, "*batch n n"], *, roots: int = 10) -> MatrixFu
 
     **Arguments:**
 
-    - `matrix`: square, not necessarily symmetric, without eigenvalues on the negative
-        real axis or zero. Half precision is computed in `float32`.
+    - `matrix`: square, not necessarily symmetric. Half precision is computed in
+        `float32`.
     - `roots`: the largest number of square roots to take; a matrix that is near the
         identity earlier takes fewer. (Static.)
 
@@ -33,6 +33,8 @@ def logm(matrix: Float[ArrayLike, "*batch n n"], *, roots: int = 10) -> MatrixFu
 
     [`jaxla.matfun.MatrixFunction`][]: the logarithm $L$ in the dtype of `matrix`, and
     the residual $\|\exp(L) - A\|_F / \|A\|_F$, which costs an exponential, if it is used.
+    A matrix that has no principal logarithm, because an eigenvalue is zero or on the
+    negative real axis, has zeros, an infinite residual, and a derivative of zero.
 
     **Cost:** up to `10 * roots` inverses, and one linear solve with seven matrices.
 
@@ -53,29 +55,46 @@ def logm(matrix: Float[ArrayLike, "*batch n n"], *, roots: int = 10) -> MatrixFu
     matrix = as_square_matrix("matrix", matrix)
     check_int("roots", roots, low=1)
     a = matrix.astype(compute_dtype(matrix.dtype))
-    usable, _ = finiteness_and_unit(a)
+    usable, unit = finiteness_and_unit(a)
+    # Near the identity a scale would cost the small digits of the logarithm.
+    unit = jnp.where((unit > 16) | (unit < 1 / 16), unit, 1)
     eye = jnp.broadcast_to(jnp.eye(a.shape[-1], dtype=a.dtype), a.shape)
-    a = jnp.where(usable, a, eye)
-
-    def take_root(carry, _):
-        x, count = carry
-        far = frobenius(x - eye) > 0.25
-        again = lambda x: jnp.where(far[..., None, None], _square_root(x, eye), x)
-        x = jax.lax.cond(far.any(), again, lambda x: x, x)
-        return (x, count + far.astype(count.dtype)), None
-
-    start = (a, jnp.zeros(a.shape[:-2], a.dtype))
-    (x, count), _ = jax.lax.scan(take_root, start, length=roots)
-    out = jnp.exp2(count)[..., None, None] * _log_near_identity(x - eye, eye)
+    a = jnp.where(usable, a / unit, eye)
+    logarithm = flat_where_not_finite(lambda a: (_log_by_roots(a, eye, roots),))
+    (out,) = logarithm(a)
     fixed = jax.lax.stop_gradient(out)
     residual = norm_ratio(jax.scipy.linalg.expm(fixed) - jax.lax.stop_gradient(a), a)
     good = usable[..., 0, 0] & jnp.isfinite(residual)
-    out = jnp.where(good[..., None, None], out, 0)
+    out = jnp.where(good[..., None, None], out + jnp.log(unit) * eye, 0)
     return MatrixFunction(out.astype(matrix.dtype), jnp.where(good, residual, jnp.inf))
 
 
-def _square_root(a: Array, eye: Array) -> Array:
-    """The principal square root, by the scaled product form of Denman and Beavers."""
+def _log_by_roots(a: Array, eye: Array, roots: int) -> Array:
+    """The logarithm, or NaN where a square root was not found."""
+
+    def take_root(carry, _):
+        x, count, found = carry
+        far = frobenius(x - eye) > 0.25
+
+        def again(x):
+            root, rest = _square_root(x, eye)
+            return jnp.where(far[..., None, None], root, x), ~far | (rest < 0.01)
+
+        x, good = jax.lax.cond(far.any(), again, lambda x: (x, ~far), x)
+        return (x, count + far.astype(count.dtype), found & good), None
+
+    batch = a.shape[:-2]
+    start = (a, jnp.zeros(batch, a.dtype), jnp.ones(batch, bool))
+    (x, count, found), _ = jax.lax.scan(take_root, start, length=roots)
+    out = jnp.exp2(count)[..., None, None] * _log_near_identity(x - eye, eye)
+    return jnp.where(found[..., None, None], out, jnp.nan)
+
+
+def _square_root(a: Array, eye: Array) -> tuple[Array, Array]:
+    """The principal square root, by the scaled product form of Denman and Beavers.
+
+    And how far its second matrix is from I: it does not come there if there is none.
+    """
 
     def step(carry, _):
         x, m = carry
@@ -85,8 +104,8 @@ def _square_root(a: Array, eye: Array) -> Array:
         m = (eye + (mu**2 * m + inverse / mu**2) / 2) / 2
         return (x, m), None
 
-    (x, _), _ = jax.lax.scan(step, (a, a), length=10)
-    return x
+    (x, m), _ = jax.lax.scan(step, (a, a), length=10)
+    return x, frobenius(m - eye)
 
 
 def _scale(m: Array, inverse: Array, eye: Array) -> Array:

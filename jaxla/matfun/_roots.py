@@ -16,15 +16,15 @@ from jaxla._dtypes import compute_dtype, next_power_of_two
 from jaxla._errors import as_square_matrix, check_choice, check_int
 
 from ._bounds import bound_of_scaled
-from ._certified import frobenius
+from ._certified import flat_where_not_finite, frobenius
 from ._coupled import coupled_iteration, minimax_rows, newton_rows, power_times
 from ._eigh_root import eigh_root
 from ._minimax import Coefficients
 
 
 METHODS = ("minimax", "newton", "eigh", "auto")
-# On CPU, and larger matrices than this, `eigh` is faster for a thousand of them; for a few
-# only beyond 64 (benchmarks/roots.py).
+# On CPU, and larger matrices than this, `eigh` is faster for a thousand of them; for a
+# few only beyond 64 (benchmarks/roots.py).
 LARGEST_FOR_PRODUCTS_ON_CPU = 32
 
 
@@ -131,7 +131,7 @@ def inverse_pth_root(
     shift = jnp.where(usable, jnp.asarray(damping).astype(dtype) * bound, 1)
     scale = next_power_of_two(jnp.where(usable, bound, 0) + shift)
 
-    x, m = solver((a + shift * eye()) / scale)
+    x, m = flat_where_not_finite(solver)((a + shift * eye()) / scale)
     residual, norm = frobenius(m - eye()), frobenius(x)
     rescale = unit ** (-1 / p) * scale ** (-1 / p)  # their product may overflow
     # A finite norm: no entry has overflown, nor will it when it is rescaled.

@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Float
 from jaxla._dtypes import compute_dtype, finiteness_and_unit, matmul
 from jaxla._errors import as_square_matrix, check_int
 
-from ._certified import frobenius, MatrixFunction, norm_ratio
+from ._certified import flat_where_not_finite, frobenius, MatrixFunction, norm_ratio
 
 
 def signm(matrix: Float[ArrayLike, "*batch n n"], *, steps: int = 16) -> MatrixFunction:
@@ -58,7 +58,8 @@ def signm(matrix: Float[ArrayLike, "*batch n n"], *, steps: int = 16) -> MatrixF
         mu = jax.lax.stop_gradient(_scale(x, inverse))
         return (mu * x + inverse / mu) / 2, None
 
-    s, _ = jax.lax.scan(step, a, length=steps)
+    iterate = lambda a: (jax.lax.scan(step, a, length=steps)[0],)
+    (s,) = flat_where_not_finite(iterate)(a)
     fixed = jax.lax.stop_gradient(s)
     residual = norm_ratio(matmul(fixed, fixed) - eye, eye)
     good = usable[..., 0, 0] & jnp.isfinite(residual)

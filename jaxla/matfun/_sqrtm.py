@@ -69,8 +69,9 @@ def sqrtm(matrix: Float[ArrayLike, "*batch n n"], *, method: str = "auto") -> Ma
     check_choice("method", method, METHODS)
     a, unit, usable = scaled_symmetric(matrix)
     s = _solver(method)(a)
-    rest = jax.lax.stop_gradient(matmul(s, s) - a)
-    residual = norm_ratio(rest, jax.lax.stop_gradient(a))
+    # Of the matrix as it is given, so that it shows where that is not symmetric.
+    given = jax.lax.stop_gradient(jnp.where(usable, matrix.astype(a.dtype), 0) / unit)
+    residual = norm_ratio(jax.lax.stop_gradient(matmul(s, s)) - given, given)
     root = jnp.where(usable, s * jnp.sqrt(unit), 0)
     residual = jnp.where(usable[..., 0, 0], residual, jnp.inf)
     return MatrixRoot(root.astype(matrix.dtype), residual)
