@@ -26,6 +26,12 @@ from ._factors import (
     refresh_roots as refresh_roots,
     root_flops as root_flops,
 )
+from ._four_bit import (
+    dequantize as dequantize,
+    FourBit as FourBit,
+    quantize as quantize,
+    rectify as rectify,
+)
 from ._grafting import graft as graft
 from ._layers import (
     describe_layers as describe_layers,
