@@ -8,10 +8,9 @@ import dataclasses
 from collections.abc import Callable
 
 import optax
-import optax.contrib
 
 from jaxla.kron import Blocks
-from jaxla.optim import shampoo
+from jaxla.optim import muon, shampoo
 
 
 WEIGHT_DECAY = 1e-4
@@ -41,7 +40,8 @@ def _shampoo(schedule: optax.Schedule) -> optax.GradientTransformation:
 
 
 def _muon(schedule: optax.Schedule) -> optax.GradientTransformation:
-    return optax.contrib.muon(schedule, weight_decay=WEIGHT_DECAY)
+    # Steps of the size of Adam's, so that one range of learning rates suits all.
+    return muon(schedule, adam_scale=1.0, scale="adam", weight_decay=WEIGHT_DECAY)
 
 
 def _sgd(schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -57,6 +57,9 @@ OPTIMIZERS = {
         "4 steps and once in 8 from then on, and damping 1e-4 (b1 0.9, b2 0.99)",
         _shampoo,
     ),
-    "muon": Recipe("optax.contrib.muon as it is", _muon),
+    "muon": Recipe(
+        "jaxla.optim.muon in steps of Adam's size (b1 0.95, for the rest 0.9 and 0.95)",
+        _muon,
+    ),
     "sgd": Recipe("gradient descent with Nesterov momentum 0.9", _sgd),
 }
