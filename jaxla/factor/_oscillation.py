@@ -75,9 +75,9 @@ def relative_oscillation(
     **Returns:**
 
     A [`jaxla.factor.RelativeOscillation`][]: integers `count` and `nodes`. Strictly below
-    is meant: an eigenvalue of $T_0$ at $x_0$, or of $T_1$ at $x_1$, is not counted. All
-    integers are $-2^{31}$ where `x0` or `x1` is NaN, and for a pair with an entry that is
-    not finite.
+    is meant: an eigenvalue of $T_0$ at $x_0$, or of $T_1$ at $x_1$, is not counted, up
+    to the accuracy below. All integers are $-2^{31}$ where `x0` or `x1` is NaN, and for
+    a pair with an entry that is not finite.
 
     **Cost:** `2 n` divisions one after the other, two at a time, and memory for `3 n`
     numbers, for each member of the batch. The memory makes this dearer than two calls of

@@ -99,6 +99,16 @@ def test_entropy_over_all_scales(dtype):
     assert (residual <= 16 * float(jnp.finfo(dtype).eps) * size).all()
 
 
+def test_entropy_of_large_values_is_right_to_the_last_digit():
+    """`y + s (log y + 1) = w` for w far above s, where y is close to w."""
+    w = np.geomspace(10, 1e6, 50).astype("float32")
+    y, _ = jax.jit(_entropy_root)(w, np.float32(0.7))
+    exact = w.astype("float64")
+    for _ in range(50):  # of Newton's method
+        exact = exact - (exact + 0.7 * (np.log(exact) + 1) - w) / (1 + 0.7 / exact)
+    np.testing.assert_allclose(y, exact, rtol=3e-7)
+
+
 def test_gradients_at_zero_are_finite():
     """Where nothing says what to scale by."""
     for name in ("prox_neg_log_det", "prox_trace_inverse"):

@@ -155,6 +155,18 @@ def test_batches_zeros_and_what_is_not_finite():
     assert jnp.isfinite(slope).all()
 
 
+def test_the_sign_is_that_of_the_trace_or_else_of_the_largest_entry():
+    right = np.eye(2) + 0.1
+    for left in ([[-3.0, 1], [0, 2]], [[0.0, -2], [1, 0]]):
+        for sign in (1, -1):
+            a = sign * np.array(left)
+            rule = np.trace(a) or a.ravel()[np.abs(a).argmax()]
+            found = nearest(jnp.float32(np.kron(a, right)), (2, 2)).left
+            assert np.sign(found.ravel()[np.abs(a).argmax()]) == np.sign(
+                a.ravel()[np.abs(a).argmax()] * rule
+            )
+
+
 def test_scale_and_dtypes():
     matrix = jnp.float32(normal(0, 4, 6))
     plain = nearest(matrix, (2, 3))
