@@ -10,7 +10,7 @@ from collections.abc import Callable
 import optax
 
 from jaxla.kron import Blocks
-from jaxla.optim import muon, shampoo
+from jaxla.optim import muon, shampoo, soap
 
 
 WEIGHT_DECAY = 1e-4
@@ -39,6 +39,12 @@ def _shampoo(schedule: optax.Schedule) -> optax.GradientTransformation:
     )
 
 
+def _soap(schedule: optax.Schedule) -> optax.GradientTransformation:
+    return soap(
+        schedule, weight_decay=WEIGHT_DECAY, blocks=Blocks(size=128, refresh_every=8)
+    )
+
+
 def _muon(schedule: optax.Schedule) -> optax.GradientTransformation:
     # Steps of the size of Adam's, so that one range of learning rates suits all.
     return muon(schedule, adam_scale=1.0, scale="adam", weight_decay=WEIGHT_DECAY)
@@ -56,6 +62,11 @@ OPTIMIZERS = {
         "jaxla.optim.shampoo with blocks of 128, all roots renewed in each of the first "
         "4 steps and once in 8 from then on, and damping 1e-4 (b1 0.9, b2 0.99)",
         _shampoo,
+    ),
+    "soap": Recipe(
+        "jaxla.optim.soap with blocks of 128, each basis renewed once in 8 steps "
+        "(b1 0.95, b2 0.95)",
+        _soap,
     ),
     "muon": Recipe(
         "jaxla.optim.muon in steps of Adam's size (b1 0.95, for the rest 0.9 and 0.95)",

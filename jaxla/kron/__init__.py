@@ -18,10 +18,18 @@ matrices of many shapes in a few calls.
 
 from ._averages import debiased_weight as debiased_weight, update_mean as update_mean
 from ._blocks import Axes as Axes, Blocks as Blocks
+from ._eigenbases import (
+    basis_flops as basis_flops,
+    first_bases as first_bases,
+    refresh_bases as refresh_bases,
+    rotate as rotate,
+    rotate_back as rotate_back,
+)
 from ._factors import (
     gram_factors as gram_factors,
     has_roots as has_roots,
     per_factor as per_factor,
+    per_tile as per_tile,
     precondition as precondition,
     refresh_roots as refresh_roots,
     root_flops as root_flops,
@@ -32,7 +40,7 @@ from ._four_bit import (
     quantize as quantize,
     rectify as rectify,
 )
-from ._grafting import graft as graft
+from ._grafting import graft as graft, parameter_norms as parameter_norms
 from ._layers import (
     describe_layers as describe_layers,
     gain as gain,

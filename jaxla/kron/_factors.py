@@ -7,11 +7,10 @@ matrices, left and right, are stacked by size; each `LeafPlan` says where in the
 stacks its own are.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, ScalarLike
+import numpy as np
+from jaxtyping import Array, Bool, Float, ScalarLike, Shaped
 
 from jaxla._dtypes import matmul
 from jaxla.matfun import (
@@ -23,7 +22,7 @@ from jaxla.matfun import (
 )
 
 from ._blocks import Blocks
-from ._plan import Plan
+from ._plan import Plan, TileSize
 from ._stacks import Stacks
 from ._staggering import after, has_statistics, refresh_window
 
@@ -58,14 +57,20 @@ def gram_factors(stacks: Stacks, plan: Plan) -> Factors:
         [4. 8.]
     """
 
-    grams: dict[int, list[Array]] = {size: [] for size in plan.num_factors}
+    parts: dict[int, list] = {size: [] for size in plan.num_factors}
     for (row_size, col_size), tiles in stacks.items():
         left, right = plan.factors_of_tiles((row_size, col_size))
-        rows, cols = plan.num_factors[row_size], plan.num_factors[col_size]
-        # A factor sums over the tiles in its row, or column, of blocks.
-        grams[row_size].append(jax.ops.segment_sum(matmul(tiles, tiles.mT), left, rows))
-        grams[col_size].append(jax.ops.segment_sum(matmul(tiles.mT, tiles), right, cols))
-    return {size: functools.reduce(jnp.add, sums) for size, sums in grams.items()}
+        parts[row_size].append((matmul(tiles, tiles.mT), left))
+        parts[col_size].append((matmul(tiles.mT, tiles), right))
+    out = {}
+    for size, pairs in parts.items():
+        # A factor sums over the tiles in its row, or column, of blocks. One sum for all
+        # stacks: each is compiled by itself.
+        grams, factors = zip(*pairs, strict=True)
+        out[size] = jax.ops.segment_sum(
+            jnp.concatenate(grams), np.concatenate(factors), plan.num_factors[size]
+        )
+    return out
 
 
 def refresh_roots(
@@ -154,12 +159,7 @@ def precondition(stacks: Stacks, roots: Factors, plan: Plan) -> Stacks:
         >>> [float(stack[0, 0, 0]) for stack in out.values()]
         [0.25]
     """
-    out = {}
-    for (row_size, col_size), tiles in stacks.items():
-        left, right = plan.factors_of_tiles((row_size, col_size))
-        tiles = matmul(roots[row_size][left], tiles)
-        out[row_size, col_size] = matmul(tiles, roots[col_size][right])
-    return out
+    return between(roots, stacks, roots, plan)
 
 
 def has_roots(
@@ -190,17 +190,17 @@ def has_roots(
         size: jnp.isinf(residuals[size]) & has_statistics(stack)
         for size, stack in factors.items()
     }
-    counts = []
+    waiting, owners = [], []
     for row_size, col_size in plan.stack_members():
         left, right = plan.factors_of_tiles((row_size, col_size))
-        counts.append(
-            jax.ops.segment_sum(
-                (missing[row_size][left] | missing[col_size][right]).astype(jnp.float32),
-                plan.owners_of_tiles((row_size, col_size)),
-                len(plan.leaves),
-            )
-        )
-    return functools.reduce(jnp.add, counts) == 0
+        waiting.append(missing[row_size][left] | missing[col_size][right])
+        owners.append(plan.owners_of_tiles((row_size, col_size)))
+    counts = jax.ops.segment_sum(
+        jnp.concatenate(waiting).astype(jnp.float32),
+        np.concatenate(owners),
+        len(plan.leaves),
+    )
+    return counts == 0
 
 
 def per_factor(per_leaf: Float[Array, " leaves"], plan: Plan) -> PerFactor:
@@ -228,6 +228,28 @@ def per_factor(per_leaf: Float[Array, " leaves"], plan: Plan) -> PerFactor:
     return {size: padded[plan.owners_of_factors(size)] for size in plan.num_factors}
 
 
+def per_tile(per_leaf: Shaped[Array, " leaves"], plan: Plan) -> dict[TileSize, Array]:
+    """Gives each tile the number of its parameter.
+
+    **Arguments:**
+
+    - `per_leaf`: one number a parameter.
+    - `plan`: the plan.
+
+    **Returns:**
+
+    A dictionary from the size of a tile to a vector with one entry a tile.
+
+    !!! example
+
+        >>> import jax.numpy as jnp
+        >>> plan = jaxla.kron.make_plan(["w"], [jnp.ones((8, 16))], jaxla.kron.Blocks(8))
+        >>> print(jaxla.kron.per_tile(jnp.array([7.0]), plan))
+        {(8, 8): Array([7., 7.], dtype=float32)}
+    """
+    return {size: per_leaf[plan.owners_of_tiles(size)] for size in plan.stack_members()}
+
+
 def root_flops(size: int, blocks: Blocks) -> int:
     """The floating-point operations of one root in `float32`.
 
@@ -248,6 +270,16 @@ def root_flops(size: int, blocks: Blocks) -> int:
     if blocks.coupled_order is None:
         return 11 * size**3
     return 2 * size**3 * num_products(blocks.coupled_order)
+
+
+def between(lefts: Factors, stacks: Stacks, rights: Factors, plan: Plan) -> Stacks:
+    """The product of every tile with the matrices that belong to its two factors."""
+    out = {}
+    for (row_size, col_size), tiles in stacks.items():
+        left, right = plan.factors_of_tiles((row_size, col_size))
+        tiles = matmul(lefts[row_size][left], tiles)
+        out[row_size, col_size] = matmul(tiles, rights[col_size][right])
+    return out
 
 
 def _root(window: Array, blocks: Blocks, damping: ScalarLike) -> MatrixRoot:

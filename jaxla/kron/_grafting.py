@@ -1,9 +1,8 @@
 r"""Grafting: the direction of one method with the size of another's step."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxla._dtypes import safe_sqrt
@@ -47,14 +46,41 @@ def graft(stacks: Stacks, sizes: Float[Array, " leaves"], plan: Plan) -> Stacks:
         Agarwal, Anil, Hazan, Koren and Zhang, *Disentangling Adaptive Gradient
         Methods from Learning Rates*, 2020.
     """
-    owners = {size: plan.owners_of_tiles(size) for size in stacks}
-    totals = [
-        jax.ops.segment_sum(jnp.sum(x * x, (1, 2)), owners[size], len(plan.leaves))
-        for size, x in stacks.items()
-    ]
-    norms = safe_sqrt(functools.reduce(jnp.add, totals))
+    norms = parameter_norms(stacks, plan)
     ratio = jnp.where(norms == 0, 0, sizes / jnp.where(norms == 0, 1, norms))
+    owners = {size: plan.owners_of_tiles(size) for size in stacks}
     return {
         size: x * ratio[owners[size]][:, None, None].astype(x.dtype)
         for size, x in stacks.items()
     }
+
+
+def parameter_norms(stacks: Stacks, plan: Plan) -> Float[Array, " leaves"]:
+    """The Frobenius norm over all tiles of each parameter.
+
+    **Arguments:**
+
+    - `stacks`: in the form of [`jaxla.kron.to_stacks`][].
+    - `plan`: the plan.
+
+    **Returns:**
+
+    One number a parameter of the plan; zero for those without tiles.
+
+    **Differentiation:** both modes; the derivative at zero is zero.
+
+    !!! example
+
+        >>> import jax.numpy as jnp
+        >>> weight = jnp.array([[3.0, 0.0], [0.0, 4.0]])
+        >>> plan = jaxla.kron.make_plan(["w"], [weight], jaxla.kron.Blocks())
+        >>> stacks = jaxla.kron.to_stacks([weight], plan)
+        >>> print(jaxla.kron.parameter_norms(stacks, plan))
+        [5.]
+    """
+    totals = jax.ops.segment_sum(
+        jnp.concatenate([jnp.sum(x * x, (1, 2)) for x in stacks.values()]),
+        np.concatenate([plan.owners_of_tiles(size) for size in stacks]),
+        len(plan.leaves),
+    )
+    return safe_sqrt(totals)

@@ -84,9 +84,9 @@ def refresh_window(
 def after(refused: Array, stack: Array) -> Array:
     """`stack`, once what gave the number `refused` is done.
 
-    For one factorization after the other: on JAX 0.10 and few cores, two batched ones side
-    by side can wait forever. Not `optimization_barrier`, which does not order them on CPU;
-    no count is negative, but XLA cannot know.
+    For one factorization after the other: on JAX 0.10 and few cores, two batched ones
+    side by side can wait forever. Not `optimization_barrier`, which does not order them
+    on CPU; no count is negative, but XLA cannot know.
     """
     return jnp.where(refused < 0, 0, stack)
 

@@ -8,6 +8,7 @@
 | steepest descent under a norm for each layer | `steepest_descent`, ... |
 | a step size that finds out how far there is to go | `prodigy_step_size` |
 | to choose which parameter is a hidden matrix, which axes are inputs | `Layers` |
+| Adam in the eigenbases of Shampoo's statistics | `soap`, `scale_by_soap` |
 | to choose block sizes, refresh period, exponent, exceptions | `Blocks` |
 | to see what each parameter gets, and what it costs | `describe` |
 | to spread the state over devices | `shardings` |
@@ -39,6 +40,11 @@ from ._shampoo import (
     shampoo as shampoo,
 )
 from ._sharding import shardings as shardings
+from ._soap import (
+    scale_by_soap as scale_by_soap,
+    ScaleBySoapState as ScaleBySoapState,
+    soap as soap,
+)
 from ._steepest import (
     scale_by_steepest_descent as scale_by_steepest_descent,
     ScaleBySteepestDescentState as ScaleBySteepestDescentState,

@@ -85,15 +85,17 @@ def start(
     blocks: kron.Blocks,
     mu_dtype: DTypeLike | None,
     needs_nu: Callable[[kron.LeafPlan], bool],
+    renewed: str = "roots",
 ) -> tuple[kron.Plan, np.dtype, dict[str, Any]]:
     """The plan, the dtype of the stacks, and the fields that every state begins with.
 
-    `needs_nu` tells which parameters have a second moment of their own shape.
+    `needs_nu` tells which parameters have a second moment of their own shape, and
+    `renewed` what is computed anew of each factor: "roots" or "bases".
     """
     paths, leaves = named_leaves(params)
     check_parameters(paths, leaves)
     plan = kron.make_plan(paths, leaves, blocks)
-    record_plan(plan, blocks)
+    record_plan(plan, blocks, renewed)
     plan_of = dict(zip(paths, plan.leaves, strict=True))
 
     def first_moment(leaf):
@@ -125,6 +127,17 @@ def per_size(plan: kron.Plan, make: Callable[[int, int], jax.Array]) -> Any:
 def adam(mean: jax.Array, variance: jax.Array, eps: ScalarLike) -> jax.Array:
     """Adam's step, from moments that are corrected for their start."""
     return mean / (jnp.sqrt(variance) + eps)
+
+
+def check_no_roots(name: str, blocks: kron.Blocks) -> None:
+    """`blocks` must not ask for roots of a method that has none."""
+    for field in ("exponent", "normalize_trace", "root"):
+        given, default = getattr(blocks, field, None), getattr(kron.Blocks, field)
+        if isinstance(blocks, kron.Blocks) and given != default:
+            raise ValueError(
+                f"`{name}` takes no roots: leave `{field}` of `blocks` at {default!r}; "
+                f"got {given!r}."
+            )
 
 
 def then_decay_and_rate(

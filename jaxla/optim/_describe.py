@@ -11,8 +11,9 @@ import optax
 from jaxla import kron
 
 
-_recorded: contextvars.ContextVar[list[tuple[kron.Plan, kron.Blocks]] | None] = (
-    contextvars.ContextVar("_recorded", default=None)
+_Recorded = tuple[kron.Plan, kron.Blocks, str]
+_recorded: contextvars.ContextVar[list[_Recorded] | None] = contextvars.ContextVar(
+    "_recorded", default=None
 )
 
 
@@ -32,8 +33,8 @@ def describe(opt: optax.GradientTransformation, params: Any) -> str:
 
     A text for `print`: for each parameter its path and shape, how it is treated, and
     its left and right blocks; then for each block size the number of factors and of
-    roots a step, the cost of these roots, and the bytes of the state. Rules that match
-    no parameter are named.
+    roots (or bases) a step, the cost of these, and the bytes of the state. Rules that
+    match no parameter are named.
 
     !!! example
 
@@ -52,7 +53,7 @@ def describe(opt: optax.GradientTransformation, params: Any) -> str:
     """
     with _listening() as plans:
         state = jax.eval_shape(opt.init, params)
-    plans = [(plan, blocks) for plan, blocks in plans if plan.leaves]  # not all masked
+    plans = [recorded for recorded in plans if recorded[0].leaves]  # not all masked
     if not plans:
         raise ValueError(
             "`opt` has no blocked optimizer of jaxla in it, or none of its parameters."
@@ -65,16 +66,19 @@ def describe(opt: optax.GradientTransformation, params: Any) -> str:
     return "\n\n".join([*tables, total])
 
 
-def record_plan(plan: kron.Plan, blocks: kron.Blocks) -> None:
-    """Tells `describe`, if it is listening, how `init` cuts its parameters."""
+def record_plan(plan: kron.Plan, blocks: kron.Blocks, renewed: str) -> None:
+    """Tells `describe`, if it is listening, how `init` cuts its parameters.
+
+    `renewed` is what is computed anew of each factor: "roots" or "bases".
+    """
     plans = _recorded.get()
     if plans is not None:
-        plans.append((plan, blocks))
+        plans.append((plan, blocks, renewed))
 
 
 @contextlib.contextmanager
-def _listening() -> Iterator[list[tuple[kron.Plan, kron.Blocks]]]:
-    plans: list[tuple[kron.Plan, kron.Blocks]] = []
+def _listening() -> Iterator[list[_Recorded]]:
+    plans: list[_Recorded] = []
     token = _recorded.set(plans)
     try:
         yield plans
@@ -82,7 +86,7 @@ def _listening() -> Iterator[list[tuple[kron.Plan, kron.Blocks]]]:
         _recorded.reset(token)
 
 
-def _tables(plan: kron.Plan, blocks: kron.Blocks) -> Iterator[str]:
+def _tables(plan: kron.Plan, blocks: kron.Blocks, renewed: str) -> Iterator[str]:
     rows: list[tuple[str, ...]] = [
         ("parameter", "shape", "treated as", "left blocks", "right blocks")
     ]
@@ -101,10 +105,12 @@ def _tables(plan: kron.Plan, blocks: kron.Blocks) -> Iterator[str]:
     unused = blocks.unused_rules([leaf.path for leaf in plan.leaves])
     if unused:
         yield f"rules that match no parameter: {', '.join(map(repr, unused))}"
-    rows = [("block size", "factors", "roots a step", "MFLOP a step")]
+    rows = [("block size", "factors", f"{renewed} a step", "MFLOP a step")]
     for size, count in plan.num_factors.items():
         roots = kron.roots_per_step(count, blocks)
-        mflop = roots * kron.root_flops(size, blocks) / 1e6
+        basis = kron.basis_flops(size)
+        flops = basis if renewed == "bases" else kron.root_flops(size, blocks)
+        mflop = roots * flops / 1e6
         rows.append((str(size), str(count), str(roots), f"{mflop:.0f}"))
     if len(rows) > 1:
         yield _align(rows)

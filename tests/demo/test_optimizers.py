@@ -28,6 +28,9 @@ def by_hand(name):
         return jaxla.optim.shampoo(0.1, damping=1e-4, weight_decay=1e-4, blocks=blocks)
     return {
         "adamw": optax.adamw(0.1),
+        "soap": jaxla.optim.soap(
+            0.1, weight_decay=1e-4, blocks=Blocks(size=128, refresh_every=8)
+        ),
         "muon": jaxla.optim.muon(0.1, adam_scale=1.0, scale="adam", weight_decay=1e-4),
         "sgd": optax.chain(
             optax.trace(0.9, nesterov=True),

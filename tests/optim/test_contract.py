@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from jaxla import testing
-from jaxla.optim import Blocks, muon, shampoo, steepest_descent
+from jaxla.optim import Blocks, muon, shampoo, soap, steepest_descent
 
 
 # Checks make a few steps: with the default period they would see hardly any root.
@@ -29,6 +29,8 @@ EVERY_CHECK = {
     # The few parameters of the checks are to move as fast as its matrices.
     "muon": functools.partial(muon, adam_scale=1.0),
 }
+# Derivatives take their bases for constants, which the finite difference does not.
+CONSTANT_BASES = {"soap": functools.partial(soap, blocks=SOME)}
 MOST_CHECKS = {
     "small-after": functools.partial(shampoo, blocks=SMALL, momentum="after"),
     "square-none": functools.partial(shampoo, blocks=SQUARE, graft="none"),
@@ -96,6 +98,14 @@ def test_every_check(factory, check):
     check(factory)
 
 
+@_cases(
+    CONSTANT_BASES,
+    [c for c in testing.TRANSFORMATION_CHECKS if c is not testing.check_differentiable],
+)
+def test_every_check_but_the_derivative(factory, check):
+    check(factory)
+
+
 @_cases(MOST_CHECKS, [c for c in testing.TRANSFORMATION_CHECKS if c not in SLOW])
 def test_most_checks(factory, check):
     check(factory)
@@ -107,4 +117,5 @@ def test_cheap_checks(factory, check):
 
 
 def test_a_bad_gradient_stays_where_it_is():
-    testing.check_nonfinite(EVERY_CHECK["shampoo"])
+    for factory in (EVERY_CHECK["shampoo"], CONSTANT_BASES["soap"]):
+        testing.check_nonfinite(factory)

@@ -1,12 +1,12 @@
-"""Shampoo as the papers have it, on one matrix, in NumPy and float64.
+"""Shampoo and SOAP as the papers have them, on one matrix, in NumPy and float64.
 
 Gupta, Koren and Singer (2018), Algorithm 1, with the averages, the grafting and the
-decoupled weight decay of Anil et al. (2020). There are no blocks, stacks or turns:
-those are what `jaxla.optim` must be right about.
+decoupled weight decay of Anil et al. (2020); Vyas et al. (2024), Algorithms 3 and 4.
+There are no blocks, stacks or turns: those are what `jaxla.optim` must be right about.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -74,3 +74,51 @@ class Shampoo:
                 block = block / np.sqrt(np.trace(block))
             out[begin:end, begin:end] = power_oracle(block, -self.exponent, self.damping)
         return out
+
+
+@dataclasses.dataclass
+class Soap:
+    """One matrix; `turns` says in which steps the left and the right basis move.
+
+    But for the first step, which the paper's code leaves out.
+    """
+
+    b1: float = 0.95
+    b2: float = 0.95
+    shampoo_beta: float = 0.95
+    eps: float = 1e-8
+    turns: Callable[[int], tuple[bool, bool]] = lambda step: (True, True)
+
+    def run(self, grads) -> list[np.ndarray]:
+        """The direction of each step."""
+        factors = [Average(self.shampoo_beta), Average(self.shampoo_beta)]
+        momentum, bases, out = Average(self.b1), [], []
+        variance, weight = 0.0, 0.0
+        for step, grad in enumerate(grads):
+            g = np.asarray(grad, "float64")
+            m = momentum.add(g)
+            left, right = factors[0].add(g @ g.T), factors[1].add(g.T @ g)
+            if step == 0:
+                bases = [np.linalg.eigh(x)[1][:, ::-1] for x in (left, right)]
+            ql, qr = bases
+            variance = self.b2 * variance + (1 - self.b2) * (ql.T @ g @ qr) ** 2
+            weight = self.b2 * weight + 1 - self.b2
+            scale = np.sqrt(variance / weight) + self.eps
+            direction = ql @ ((ql.T @ m @ qr) / scale) @ qr.T
+            if step == 0:
+                adam = np.linalg.norm(g / (np.abs(g) + self.eps))
+                direction = g * adam / np.linalg.norm(g)
+            out.append(direction)
+            moves = self.turns(step) if step else (False, False)
+            if moves[0]:
+                bases[0], order = self.iterate(left, ql)
+                variance = variance[order]
+            if moves[1]:
+                bases[1], order = self.iterate(right, qr)
+                variance = variance[:, order]
+        return out
+
+    def iterate(self, factor, basis):
+        """Algorithm 4, and where the columns were before they were sorted."""
+        order = np.argsort(-np.diag(basis.T @ factor @ basis), kind="stable")
+        return np.linalg.qr(factor @ basis[:, order])[0], order
