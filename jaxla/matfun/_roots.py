@@ -5,6 +5,7 @@ polynomials (`_minimax.py`), which takes less than half as many products as Newt
 method and, in `float32`, is more accurate than an eigendecomposition.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -23,9 +24,10 @@ from ._minimax import Coefficients
 
 
 METHODS = ("minimax", "newton", "eigh", "auto")
-# On CPU, and larger matrices than this, `eigh` is faster for a thousand of them; for a
-# few only beyond 64 (benchmarks/roots.py).
-LARGEST_FOR_PRODUCTS_ON_CPU = 32
+# On CPU `eigh` is faster for larger matrices, or if there are more of them than these
+# entries, which fit a cache (benchmarks/roots.py).
+LARGEST_FOR_PRODUCTS_ON_CPU = 56
+MANY_ENTRIES, LARGEST_OF_MANY = 2**18, 32
 
 
 class MatrixRoot(NamedTuple):
@@ -65,7 +67,8 @@ def inverse_pth_root(
         - `"newton"`: the coupled iteration of Newton's method, for comparison;
         - `"eigh"`: the eigendecomposition, on CPU faster for matrices larger than 64,
             and in `float32` about 20 times less accurate at condition 1e4 and more;
-        - `"auto"`: `"eigh"` on CPU for matrices larger than 32, else `"minimax"`.
+        - `"auto"`: `"eigh"` on CPU for matrices larger than 56, or 32 if the batch is
+            large, else `"minimax"`.
     - `damping`: relative damping. Below `1e-6` in `float32` the smallest
         eigenvalues drown in rounding errors. May be traced.
     - `floor`: the smallest eigenvalue, relative to the bound and after damping,
@@ -117,7 +120,7 @@ def inverse_pth_root(
     dtype = compute_dtype(matrix.dtype)
     if floor is None and isinstance(damping, (int, float)) and damping > 0:
         floor = max(_default_floor(dtype), min(damping / (1 + damping), 0.5))
-    solver = _solver(method, p, matrix.shape[-1], floor, dtype)
+    solver = _solver(method, p, matrix.shape, floor, dtype)
 
     def eye():
         return jnp.eye(matrix.shape[-1], dtype=dtype)
@@ -164,7 +167,9 @@ def num_products(p: int, *, method: str = "minimax", floor: float | None = None)
     return len(rows) * (len(rows[0]) - 1 + p.bit_length() - 1 + p.bit_count()) + 2
 
 
-def _solver(method: str, p: int, size: int, floor: float | None, dtype: DTypeLike):
+def _solver(
+    method: str, p: int, shape: tuple[int, ...], floor: float | None, dtype: DTypeLike
+):
     """From a matrix with eigenvalues in (0, 1] to its root $X$ and $X^p A$."""
     rows = _coefficients("newton" if method == "newton" else "minimax", p, floor, dtype)
 
@@ -175,7 +180,9 @@ def _solver(method: str, p: int, size: int, floor: float | None, dtype: DTypeLik
         x = eigh_root(m, p)
         return x, power_times(x, p, m)
 
-    if method == "auto" and size > LARGEST_FOR_PRODUCTS_ON_CPU:
+    many = math.prod(shape) > MANY_ENTRIES
+    largest = LARGEST_OF_MANY if many else LARGEST_FOR_PRODUCTS_ON_CPU
+    if method == "auto" and shape[-1] > largest:
         return lambda m: jax.lax.platform_dependent(m, cpu=by_eigh, default=by_products)
     return by_eigh if method == "eigh" else by_products
 

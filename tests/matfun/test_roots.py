@@ -358,7 +358,7 @@ def test_the_largest_numbers_have_roots(p):
 @pytest.mark.parametrize("p", [1, 3, 4, 8])
 @pytest.mark.parametrize(
     ("method", "size"),
-    [("newton", 6), ("eigh", 6), ("auto", 6), ("auto", 40)],  # changes its mind between
+    [("newton", 6), ("eigh", 6), ("auto", 6), ("auto", 60)],  # changes its mind between
 )
 def test_all_methods_agree(getkey, dtype, method, size, p):
     matrix = psd_with_spectrum(getkey(), np.geomspace(1e-2, 1, size))
@@ -418,7 +418,7 @@ def test_derivatives_of_the_eigendecomposition_method(getkey, p):
 @pytest.mark.parametrize("method", ["newton", "eigh", "auto"])
 def test_bad_matrices_of_a_batch_by_all_methods(getkey, method):
     clean = jnp.array(
-        [psd_with_spectrum(getkey(), np.linspace(0.1, 1, 40))] * 3, "float32"
+        [psd_with_spectrum(getkey(), np.linspace(0.1, 1, 60))] * 3, "float32"
     )
     desired = root_of(clean, 4, method=method)
     for bad in (np.nan, np.inf):
@@ -432,7 +432,7 @@ def test_bad_matrices_of_a_batch_by_all_methods(getkey, method):
 
 @pytest.mark.parametrize("method", ["minimax", "newton", "eigh", "auto"])
 def test_lowers_for_accelerators(method):
-    matrix = jnp.ones((2, 40, 40), jnp.float32)
+    matrix = jnp.ones((2, 60, 60), jnp.float32)
     fn = lambda a: inverse_pth_root(a, 4, method=method).root
     assert_lowers_for_accelerators(fn, matrix)
 
