@@ -85,8 +85,8 @@ def scale_by_soap(
     is zero, or refused, starts as Adam, and its bases from the identity.
 
     **Cost:** per update and for an `m x n` parameter in blocks of size `s`,
-    `16 m n s` flops, and a QR decomposition with three products for `1 / refresh_every`
-    of the blocks. The first step decomposes them all. The state holds two moments, and
+    `16 m n s` flops, and a product and a QR decomposition for `1 / refresh_every` of
+    the blocks. The first step decomposes them all. The state holds two moments, and
     `2 s (m + n)` numbers for the blocks and their bases.
 
     **Differentiation:** bases count as constants.
