@@ -49,7 +49,7 @@ def measure(settings: Settings) -> Findings:
         THEIRS,
         settings,
         rounds=15,
-        budget=120,
+        budget=60,
         note="Both make five steps of products; jaxla makes three more products to find "
         "the scale, unless a row says otherwise.",
     )
