@@ -59,9 +59,10 @@ def scale_by_soap(
 
     The bases of the first step are the eigenvectors of the first factors. In them the
     first gradient is diagonal: Adam would divide rounding errors by themselves. The
-    paper's code therefore makes no first step. Here it is the gradient itself with
-    the size of Adam's step, which, as all others, does not depend on the bases that
-    rows and columns are given in, and the gradient counts in every average.
+    paper's code therefore makes no first step. Here all entries of a tile share the
+    mean of its second moment in that step, which is the gradient in the size of Adam's
+    step. Like all others, it does not depend on the bases that rows and columns are
+    given in, and the gradient counts in every average.
 
     **Arguments:**
 
@@ -196,11 +197,11 @@ def _step(
         kron.update_mean(v, g * g, w) if _left_to_adam(leaf) else v
         for leaf, v, g, w in zip(plan.leaves, nu, grads.leaves, w2, strict=True)
     ]
-    first = [m.astype(g.dtype) for m, g in zip(mu, grads.leaves, strict=True)]
+    moments = [m.astype(g.dtype) for m, g in zip(mu, grads.leaves, strict=True)]
     if not plan.num_factors:
-        return [adam(m, v, eps) for m, v in zip(first, nu, strict=True)], mu, nu, state
+        return [adam(m, v, eps) for m, v in zip(moments, nu, strict=True)], mu, nu, state
 
-    G, M = grads.to_stacks(grads.leaves), grads.to_stacks(first)
+    G, M = grads.to_stacks(grads.leaves), grads.to_stacks(moments)
     factors = jax.tree.map(
         kron.update_mean,
         state.factors,
@@ -210,18 +211,22 @@ def _step(
     Q = kron.first_bases(factors, state.bases, state.count)
     rotated, means = kron.rotate(G, Q, plan), kron.rotate(M, Q, plan)
     weights = kron.per_tile(jnp.stack(w2), plan)
+    is_first = kron.per_tile(jnp.stack(grads.steps) == 1, plan)
     N, V = {}, {}
     for size, g in rotated.items():
         old = state.variances[_name(size)][: len(g)]
         V[size] = kron.update_mean(old, g * g, weights[size])
-        N[size] = _adam(means[size], V[size], eps)
-    D = _first_or(kron.rotate_back(N, Q, plan), M, grads, eps)
+        shared = jnp.where(
+            is_first[size][:, None, None], _mean(V[size], G[size]), V[size]
+        )
+        N[size] = _adam(means[size], shared, eps)
+    D = kron.rotate_back(N, Q, plan)
     Q, rejected = kron.refresh_bases(factors, Q, state.count, blocks=blocks)
 
     matrices = kron.from_stacks(D, plan)
     out = [
         matrices[i].astype(m.dtype) if i in matrices else adam(m, v, eps)
-        for i, (m, v) in enumerate(zip(first, nu, strict=True))
+        for i, (m, v) in enumerate(zip(moments, nu, strict=True))
     ]
     variances = {
         _name(size): _padded(v, state.variances[_name(size)]) for size, v in V.items()
@@ -234,16 +239,13 @@ def _step(
     )
 
 
-def _first_or(D, M, grads: Gradients, eps: ScalarLike):
-    """`D`, but for a parameter's first step its gradient, with the size of Adam's."""
-    plan = grads.plan
-    sizes = {size: _adam(m, m * m, eps) for size, m in M.items()}
-    first = kron.graft(M, kron.parameter_norms(sizes, plan), plan)
-    is_first = kron.per_tile(jnp.stack(grads.steps) == 1, plan)
-    return {
-        size: jnp.where(is_first[size][:, None, None], first[size], x)
-        for size, x in D.items()
-    }
+def _mean(V, G):
+    """The mean of the second moment over the entries of a tile that are not zero.
+
+    Of the rotated gradient's squares in the first step, which is that of the gradient's.
+    """
+    count = jnp.sum(G != 0, (1, 2), keepdims=True).astype(V.dtype)
+    return jnp.sum(V, (1, 2), keepdims=True) / jnp.maximum(count, 1)
 
 
 def _adam(mean, variance, eps: ScalarLike):

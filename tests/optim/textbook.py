@@ -106,8 +106,7 @@ class Soap:
             scale = np.sqrt(variance / weight) + self.eps
             direction = ql @ ((ql.T @ m @ qr) / scale) @ qr.T
             if step == 0:
-                adam = np.linalg.norm(g / (np.abs(g) + self.eps))
-                direction = g * adam / np.linalg.norm(g)
+                direction = g / (np.sqrt(np.mean(g**2)) + self.eps)
             out.append(direction)
             moves = self.turns(step) if step else (False, False)
             if moves[0]:
