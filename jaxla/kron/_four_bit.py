@@ -1,9 +1,11 @@
 r"""Matrices in four bits, two entries a byte, with a scale for each 64 of them.
 
-The codebook is that of 4-bit Shampoo, "linear-square": $x_j = \mathrm{sign}(t_j) t_j^2$ for
-16 equally spaced $t_j$ from -1 to 1, of which the one just below zero is moved to zero.
+The codebook is that of 4-bit Shampoo, "linear-square": $x_j = \mathrm{sign}(t_j) t_j^2$
+for 16 equally spaced $t_j$ from -1 to 1, of which the one just below zero is moved to
+zero.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -81,7 +83,8 @@ def quantize(x: Float[ArrayLike, "*batch n"]) -> FourBit:
     unit = _spread(jnp.where(scales == 0, 1, scales), n)
     # The nearest entry of the codebook: how many midpoints lie below.
     midpoints = (CODEBOOK[1:] + CODEBOOK[:-1]) / 2
-    codes = sum((x > float(m) * unit).astype(jnp.uint8) for m in midpoints)
+    above = [(x > float(m) * unit).astype(jnp.uint8) for m in midpoints]
+    codes = functools.reduce(jnp.add, above)
     return FourBit(codes[..., ::2] | codes[..., 1::2] << 4, scales)
 
 

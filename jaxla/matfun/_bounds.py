@@ -45,9 +45,13 @@ def eigenvalue_bound(matrix: Float[ArrayLike, "*batch n n"]) -> Float[Array, "*b
 
 def bound_of_scaled(matrix: Array) -> Array:
     """`eigenvalue_bound` of a matrix whose eighth powers do not over- or underflow."""
-    square = matmul(matrix, matrix)
+    return bound_of_square(matmul(matrix, matrix))
+
+
+def bound_of_square(square: Array) -> Array:
+    """The same, from the square of the matrix."""
     total = jnp.sum(matmul(square, square) ** 2, axis=(-2, -1))
     nonzero = jnp.where(total == 0, 1, total)  # NaN must get through
     # The last factor outweighs the rounding of the products.
-    safety = 1 + 16 * jnp.finfo(matrix.dtype).eps
+    safety = 1 + 16 * jnp.finfo(square.dtype).eps
     return jnp.where(total == 0, 0, safety * nonzero ** (1 / 8))

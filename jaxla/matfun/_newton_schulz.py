@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float
 from jaxla._dtypes import compute_dtype, matmul
 from jaxla._errors import as_real_matrix, check_int
 
-from ._bounds import eigenvalue_bound
+from ._bounds import bound_of_square
 from ._minimax import Coefficients, minimax_stage
 
 
@@ -65,19 +65,14 @@ def orthogonalize(
     # Singular values are at most 1: entries of order 1 first, so that the Gram
     # matrix neither over- nor underflows, then the bound of its eigenvalues.
     x = x / _nonzero(jnp.abs(x).max((-2, -1), initial=0))
-    x = x / _nonzero(jnp.sqrt(eigenvalue_bound(matmul(x.mT, x))))
-    for row in coefficients:
-        if len(row) == 1:
-            x = row[0] * x
-            continue
-        gram = matmul(x.mT, x)
-        # Horner: a x + x (b g + c g^2 + ...) .
-        poly = functools.reduce(
-            lambda acc, c: c * gram + matmul(gram, acc),
-            reversed(row[1:-1]),
-            row[-1] * gram,
-        )
-        x = row[0] * x + matmul(x, poly)
+    gram = matmul(x.mT, x)
+    square = matmul(gram, gram)
+    bound = _nonzero(bound_of_square(square))
+    x, gram, square = x / jnp.sqrt(bound), gram / bound, square / bound**2
+    for step, row in enumerate(coefficients):
+        if step:
+            gram, square = matmul(x.mT, x), None
+        x = row[0] * x + _times_polynomial(x, row[1:], gram, square)
     return (x.mT if wide else x).astype(matrix.dtype)
 
 
@@ -176,6 +171,21 @@ def polar_express(
 
 def _odd(coefficients: tuple[float, ...], x: float) -> float:
     return sum(c * x ** (2 * k + 1) for k, c in enumerate(coefficients))
+
+
+def _times_polynomial(
+    x: Array, row: tuple[float, ...], gram: Array, square: Array | None
+) -> Array | float:
+    """`x (b g + c g^2 + ...)` by Horner's rule, with what is known of the powers."""
+    if not row:
+        return 0.0
+    *others, last = row
+    poly = last * gram
+    if others and square is not None:
+        poly = others.pop() * gram + last * square
+    for c in reversed(others):
+        poly = c * gram + matmul(gram, poly)
+    return matmul(x, poly)
 
 
 def _nonzero(scale: Array) -> Array:
