@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import jaxla
+from jaxla._demo import _picture
 from jaxla._demo._optimizers import OPTIMIZERS, WEIGHT_DECAY
 from jaxla.kron import Blocks
 
@@ -51,3 +52,8 @@ def test_settings(name):
 def test_weight_decay_is_that_of_adamw():
     told = two_updates(optax.adamw(0.1, weight_decay=WEIGHT_DECAY))
     np.testing.assert_array_equal(told["w"], two_updates(optax.adamw(0.1))["w"])
+
+
+def test_each_has_a_colour_and_dashes_of_its_own():
+    for styles in (_picture._COLOURS, _picture._DASHES):
+        assert len(set(styles)) == len(styles) >= len(OPTIMIZERS)

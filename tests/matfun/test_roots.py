@@ -322,9 +322,12 @@ def test_message_on_matrix():
 def stages(damping):
     """The steps of the iteration, by the scan in the program."""
     program = jax.make_jaxpr(lambda a: inverse_pth_root(a, 4, damping=damping))
-    (scan,) = (
-        e for e in program(jnp.eye(4, dtype="float32")).eqns if e.primitive.name == "scan"
+    (rule,) = (
+        e.params["call_jaxpr"]
+        for e in program(jnp.eye(4, dtype="float32")).eqns
+        if e.primitive.name == "custom_jvp_call"
     )
+    (scan,) = (e for e in rule.eqns if e.primitive.name == "scan")
     return scan.params["length"]
 
 
