@@ -86,7 +86,7 @@ def scale_by_muon(
     however small it is.
 
     **Cost:** per update and for a hidden `m x n` matrix, `m >= n`, `20 m n n + 10 n n n`
-    flops in five steps, and `2 m n n + 4 n n n` to find its scale. The state holds one
+    flops in five steps, and `2 n n n` more to find its scale. The state holds one
     number for each entry of a hidden matrix, and two for each other one.
 
     !!! example

@@ -64,7 +64,7 @@ def scale_by_steepest_descent(
     entry of `nonfinite` says so.
 
     **Cost:** that of the duality maps: for a hidden `m x n` matrix, `m >= n`, about
-    `34 m n n + 20 n n n` flops, in one call for all of a shape; a few operations an entry
+    `32 m n n + 18 n n n` flops, in one call for all of a shape; a few operations an entry
     for all others. The state holds a bit a parameter.
 
     !!! example
