@@ -115,7 +115,8 @@ def first_bases(factors: Factors, bases: Factors, count: ScalarLike) -> Factors:
             apart = _unused_apart(after(refused, stack))
             _, vectors = jnp.linalg.eigh(apart, symmetrize_input=False)
             good = jnp.isfinite(vectors).all((-2, -1)) & has_statistics(stack)
-            out[size] = jnp.where(good[:, None, None], vectors[..., ::-1], bases[size])
+            vectors = vectors[..., ::-1].astype(bases[size].dtype)
+            out[size] = jnp.where(good[:, None, None], vectors, bases[size])
             refused += jnp.sum(~good, dtype=jnp.int32)
         return count + 1, out
 
@@ -161,7 +162,7 @@ def refresh_bases(
     factors, bases = jax.lax.stop_gradient((factors, bases))
 
     def renew(window, basis):
-        basis = _orthogonal_iteration(window, basis)
+        basis = _orthogonal_iteration(window, basis).astype(basis.dtype)
         good = jnp.isfinite(basis).all((-2, -1)) & has_statistics(window)
         return good, [basis]
 

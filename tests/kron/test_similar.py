@@ -29,7 +29,8 @@ def test_shapes_and_transposes_share_a_call():
 
 
 def test_dtypes_come_back():
-    out = map_similar(lambda x: x, [jnp.ones((2, 2)), jnp.ones((2, 2), jnp.bfloat16)])
+    given = [jnp.ones((2, 2), dtype) for dtype in (jnp.float32, jnp.bfloat16)]
+    out = map_similar(lambda x: x, given)
     assert [x.dtype for x in out] == [jnp.float32, jnp.bfloat16]
 
 

@@ -46,10 +46,12 @@ def test_gradients_of_a_guarded_loss(name):
         return grad, slope, jax.jacfwd(jax.grad(value))(s), residual
 
     batch = jnp.asarray(np.stack([GOOD, *refused]), jnp.float32)
-    *alone, _ = derivative(batch[:1], 1.3)
     *actual, residual = derivative(batch, 1.3)
     assert (residual <= 1e-2).tolist() == [True] + [False] * len(refused)
-    np.testing.assert_allclose(actual, alone, rtol=2e-3, atol=1e-4)
+    # In a batch of good ones only, each has the same part.
+    *desired, _ = derivative(jnp.stack([batch[0]] * len(batch)), 1.3)
+    desired = np.array(desired) / len(batch)
+    np.testing.assert_allclose(actual, desired, rtol=2e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e30])
