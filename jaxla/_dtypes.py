@@ -50,7 +50,9 @@ def finiteness_and_unit(
     size = jnp.where(jnp.isfinite(a), jnp.abs(a), jnp.inf)
     largest = size.max(matrix_axes, initial=0, keepdims=True)
     finite = largest < jnp.inf
-    return finite, next_power_of_two(jnp.where(finite, largest, 1))
+    # Of zero, 1: XLA may make one division of two, by the product of their units.
+    usable = finite & (largest > 0)
+    return finite, next_power_of_two(jnp.where(usable, largest, 1))
 
 
 def next_power_of_two(x: jax.Array) -> jax.Array:
