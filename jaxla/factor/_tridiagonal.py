@@ -163,11 +163,11 @@ def with_rank(a: Array, rank: int) -> Array:
 
 def scaled(d: Array, e: Array) -> tuple[Array, Array, Array, Array]:
     """The matrices with entries up to 1, their units, and which ones are finite."""
-    (d_usable, d_unit), (e_usable, e_unit) = (
-        finiteness_and_unit(a, (-1,)) for a in (d, e)
+    sizes = (
+        jnp.where(jnp.isfinite(a), jnp.abs(a), jnp.inf).max(-1, initial=0) for a in (d, e)
     )
-    usable = (d_usable & e_usable)[..., 0]
-    unit = jnp.maximum(d_unit, e_unit)[..., 0]
+    both = jnp.stack(jnp.broadcast_arrays(*sizes), -1)
+    usable, unit = (x[..., 0] for x in finiteness_and_unit(both, (-1,)))
     d, e = (jnp.where(usable[..., None], a / unit[..., None], 0) for a in (d, e))
     return d, e, unit, usable
 
