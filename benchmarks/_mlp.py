@@ -22,13 +22,17 @@ def init(key: jax.Array, sizes: Sequence[int]) -> Params:
     ]
 
 
-def loss(params: Params, x: jax.Array, labels: jax.Array) -> jax.Array:
-    """The mean cross entropy."""
+def logits(params: Params, x: jax.Array) -> jax.Array:
     *hidden, last = params
     for layer in hidden:
         x = jnp.tanh(x @ layer["w"] + layer["b"])
-    logits = x @ last["w"] + last["b"]
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    return x @ last["w"] + last["b"]
+
+
+def loss(params: Params, x: jax.Array, labels: jax.Array) -> jax.Array:
+    """The mean cross entropy."""
+    values = logits(params, x)
+    return optax.softmax_cross_entropy_with_integer_labels(values, labels).mean()
 
 
 def training_step(opt: optax.GradientTransformation) -> Callable[..., Any]:

@@ -69,14 +69,9 @@ def training(x, labels, checkpoints):
     step, state = jax.jit(_mlp.training_step(opt)), opt.init(params)
     for count in range(max(checkpoints) + 1):
         if count in checkpoints:
-            guess = logits(params, x).argmax(-1)
+            guess = _mlp.logits(params, x).argmax(-1)
             yield count, float((guess == labels).mean()), params
         params, state = step(params, state, x, labels)
-
-
-def logits(params: _mlp.Params, x: jax.Array) -> jax.Array:
-    hidden, last = params
-    return jnp.tanh(x @ hidden["w"] + hidden["b"]) @ last["w"] + last["b"]
 
 
 @jax.jit
@@ -86,7 +81,7 @@ def gradients(params: _mlp.Params, x: jax.Array, labels: jax.Array):
     weights = lambda x, y: [layer["w"] for layer in jax.grad(_mlp.loss)(params, x, y)]
     by_class = jax.vmap(lambda x: jax.vmap(lambda y: weights(x, y))(classes))(x)
     # The mean over drawn labels is a sum over classes: a weight goes into each gradient.
-    p = jax.nn.softmax(logits(params, x))
+    p = jax.nn.softmax(_mlp.logits(params, x))
     scale = jnp.sqrt(SIZES[-1] * p)[..., None, None]
     drawn = [(g * scale).reshape(-1, *g.shape[2:]) for g in by_class]
     true = jax.vmap(weights)(x, labels)

@@ -46,13 +46,18 @@ def finiteness_and_unit(
     a: jax.Array, matrix_axes: tuple[int, ...] = (-2, -1)
 ) -> tuple[jax.Array, jax.Array]:
     """If all entries of a matrix are finite; and a power of two near the largest."""
-    # One reduction for both. On CPU, JAX 0.10 loses NaN in a maximum.
-    size = jnp.where(jnp.isfinite(a), jnp.abs(a), jnp.inf)
-    largest = size.max(matrix_axes, initial=0, keepdims=True)
+    largest = largest_entry(a, matrix_axes)  # one reduction for both
     finite = largest < jnp.inf
     # Of zero, 1: XLA may make one division of two, by the product of their units.
     usable = finite & (largest > 0)
     return finite, next_power_of_two(jnp.where(usable, largest, 1))
+
+
+def largest_entry(a: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """The largest absolute entry, infinite where one is not finite; axes stay."""
+    # Not of NaN: on CPU, JAX 0.10 loses it in a maximum.
+    size = jnp.where(jnp.isfinite(a), jnp.abs(a), jnp.inf)
+    return size.max(axes, initial=0, keepdims=True)
 
 
 def next_power_of_two(x: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from jaxla._dtypes import compute_dtype, finiteness_and_unit, matmul
+from jaxla._dtypes import compute_dtype, finiteness_and_unit, largest_entry, matmul
 from jaxla._errors import as_pair, check_int, check_real_float, refuse_derivative
 
 from ._eigh import eigh
@@ -163,11 +163,8 @@ def with_rank(a: Array, rank: int) -> Array:
 
 def scaled(d: Array, e: Array) -> tuple[Array, Array, Array, Array]:
     """The matrices with entries up to 1, their units, and which ones are finite."""
-    sizes = (
-        jnp.where(jnp.isfinite(a), jnp.abs(a), jnp.inf).max(-1, initial=0) for a in (d, e)
-    )
-    both = jnp.stack(jnp.broadcast_arrays(*sizes), -1)
-    usable, unit = (x[..., 0] for x in finiteness_and_unit(both, (-1,)))
+    largest = jnp.maximum(*(largest_entry(a, (-1,)) for a in (d, e)))
+    usable, unit = (x[..., 0] for x in finiteness_and_unit(largest, (-1,)))
     d, e = (jnp.where(usable[..., None], a / unit[..., None], 0) for a in (d, e))
     return d, e, unit, usable
 

@@ -19,7 +19,7 @@ from jaxla import kron
 from jaxla._dtypes import compute_dtype, sum_of_squares
 
 from ._describe import record_plan
-from ._leaves import check_gradients, check_parameters, named_leaves, path_name
+from ._leaves import check_gradients, check_parameters, named_leaves
 from ._sharding import with_auto_axes
 
 
@@ -62,20 +62,7 @@ def blocked(
         grads = _take_in(updates, state, blocks, decays)
         mu, nu = jax.tree.leaves(state.mu), jax.tree.leaves(state.nu)
         out, mu, nu, state = step(grads, mu, nu, state)
-        out = [
-            jnp.where(ok, u, 0).astype(leaf.dtype)
-            for ok, u, leaf in zip(
-                grads.finite, out, jax.tree.leaves(updates), strict=True
-            )
-        ]
-        unflatten = jax.tree.structure(updates).unflatten
-        return unflatten(out), state._replace(
-            count=optax.safe_increment(state.count),
-            steps=unflatten(grads.steps),
-            nonfinite=unflatten([~ok for ok in grads.finite]),
-            mu=unflatten(mu),
-            nu=unflatten(nu),
-        )
+        return give_back(updates, state, out, grads.finite, grads.steps, mu, nu)
 
     return optax.GradientTransformationExtraArgs(init_fn, with_auto_axes(update_fn))
 
@@ -96,25 +83,58 @@ def start(
     check_parameters(paths, leaves)
     plan = kron.make_plan(paths, leaves, blocks)
     record_plan(plan, blocks, renewed)
-    plan_of = dict(zip(paths, plan.leaves, strict=True))
+    fields = first_fields(params, mu_dtype, list(map(needs_nu, plan.leaves)))
+    return plan, _stack_dtype(leaves, plan), fields
 
-    def first_moment(leaf):
-        return jnp.zeros_like(leaf, dtype=mu_dtype or compute_dtype(leaf.dtype))
 
-    def second_moment(path, leaf):
+def first_fields(
+    params: Any, mu_dtype: DTypeLike | None, needs_nu: Sequence[bool]
+) -> dict[str, Any]:
+    """The counters, flags and moments that every state begins with.
+
+    `needs_nu` tells of each leaf whether it has a second moment of its own shape.
+    """
+    leaves, treedef = jax.tree.flatten(params)
+
+    def second_moment(leaf, needed):
         dtype = compute_dtype(leaf.dtype)
-        if needs_nu(plan_of[path_name(path)]):
-            return jnp.zeros_like(leaf, dtype=dtype)
-        return jnp.zeros([], dtype)
+        return jnp.zeros_like(leaf, dtype=dtype) if needed else jnp.zeros([], dtype)
 
-    fields = {
+    return {
         "count": jnp.zeros([], jnp.int32),
         "steps": jax.tree.map(lambda _: jnp.zeros([], jnp.int32), params),
         "nonfinite": jax.tree.map(lambda _: jnp.zeros([], bool), params),
-        "mu": jax.tree.map(first_moment, params),
-        "nu": jax.tree.map_with_path(second_moment, params),
+        "mu": jax.tree.map(
+            lambda p: jnp.zeros_like(p, dtype=mu_dtype or compute_dtype(p.dtype)), params
+        ),
+        "nu": treedef.unflatten(map(second_moment, leaves, needs_nu)),
     }
-    return plan, _stack_dtype(leaves, plan), fields
+
+
+def count_in(state: Any, finite: Sequence[jax.Array]) -> list:
+    """How many gradients each parameter has taken in: a refused one is not counted."""
+    return [
+        n + ok.astype(n.dtype)
+        for n, ok in zip(jax.tree.leaves(state.steps), finite, strict=True)
+    ]
+
+
+def give_back(
+    updates: Any, state: Any, out: list, finite: list, steps: list, mu: list, nu: list
+) -> tuple[Any, Any]:
+    """Updates and state as trees; the update of a refused gradient is zero."""
+    leaves, treedef = jax.tree.flatten(updates)
+    out = [
+        jnp.where(ok, u, 0).astype(leaf.dtype)
+        for ok, u, leaf in zip(finite, out, leaves, strict=True)
+    ]
+    return treedef.unflatten(out), state._replace(
+        count=optax.safe_increment(state.count),
+        steps=treedef.unflatten(steps),
+        nonfinite=treedef.unflatten([~ok for ok in finite]),
+        mu=treedef.unflatten(mu),
+        nu=treedef.unflatten(nu),
+    )
 
 
 def per_size(plan: kron.Plan, make: Callable[[int, int], jax.Array]) -> Any:
@@ -166,11 +186,8 @@ def _take_in(
     finite = [
         jnp.isfinite(sum_of_squares(jax.lax.optimization_barrier(g))) for g in grads
     ]
-    # A refused gradient has weight zero in every average, and is not counted.
-    steps = [
-        n + ok.astype(n.dtype)
-        for n, ok in zip(jax.tree.leaves(state.steps), finite, strict=True)
-    ]
+    steps = count_in(state, finite)
+    # A refused gradient has weight zero in every average.
     rates = jnp.stack([jnp.asarray(decay, jnp.float32) for decay in decays])
     each = [
         jnp.where(ok, kron.debiased_weight(rates, n), 0)

@@ -20,7 +20,7 @@ from jaxla._dtypes import compute_dtype, sum_of_squares
 from jaxla._errors import check_choice
 from jaxla.matfun import polar_express, quintic
 
-from ._blocked import adam, then_decay_and_rate
+from ._blocked import adam, count_in, first_fields, give_back, then_decay_and_rate
 from ._leaves import check_gradients
 from ._roles import check_layers, is_finite, layers_of
 from ._sharding import with_auto_axes
@@ -206,27 +206,13 @@ def _norm(engine: str | Coefficients) -> kron.Norm:
 
 
 def _init(params, layers: kron.Layers, mu_dtype: DTypeLike | None) -> ScaleByMuonState:
-    roles = iter([layer.role for layer in check_layers(params, layers)])
-
-    def second_moment(leaf):
-        dtype = compute_dtype(leaf.dtype)
-        hidden = next(roles) == "hidden"
-        return jnp.zeros([], dtype) if hidden else jnp.zeros_like(leaf, dtype=dtype)
-
-    return ScaleByMuonState(
-        count=jnp.zeros([], jnp.int32),
-        steps=jax.tree.map(lambda _: jnp.zeros([], jnp.int32), params),
-        nonfinite=jax.tree.map(lambda _: jnp.zeros([], bool), params),
-        mu=jax.tree.map(
-            lambda p: jnp.zeros_like(p, dtype=mu_dtype or compute_dtype(p.dtype)), params
-        ),
-        nu=jax.tree.map(second_moment, params),
-    )
+    needs_nu = [layer.role != "hidden" for layer in check_layers(params, layers)]
+    return ScaleByMuonState(**first_fields(params, mu_dtype, needs_nu))
 
 
 def _update(updates, state: ScaleByMuonState, hyper: _Hyperparameters):
     check_gradients(updates, state.mu)
-    leaves, treedef = jax.tree.flatten(updates)
+    leaves = jax.tree.leaves(updates)
     layers = layers_of(updates, hyper.layers)
     hidden = [layer.role == "hidden" for layer in layers]
     grads = [leaf.astype(compute_dtype(leaf.dtype)) for leaf in leaves]
@@ -237,10 +223,7 @@ def _update(updates, state: ScaleByMuonState, hyper: _Hyperparameters):
         else jnp.isfinite(sum_of_squares(jax.lax.optimization_barrier(g)))
         for of_matrix, g in zip(hidden, grads, strict=True)
     ]
-    steps = [
-        n + ok.astype(n.dtype)
-        for n, ok in zip(jax.tree.leaves(state.steps), finite, strict=True)
-    ]
+    steps = count_in(state, finite)
     mu, nu = jax.tree.leaves(state.mu), jax.tree.leaves(state.nu)
     out: list[Any] = list(grads)
     sources = {}
@@ -264,15 +247,4 @@ def _update(updates, state: ScaleByMuonState, hyper: _Hyperparameters):
     for i, x in zip(sources, directions, strict=True):
         x = x * kron.gain(*x.shape[1:], scale=hyper.scale)
         out[i] = layers[i].from_matrices(x, grads[i].shape)
-
-    out = [
-        jnp.where(ok, u, 0).astype(leaf.dtype)
-        for ok, u, leaf in zip(finite, out, leaves, strict=True)
-    ]
-    return treedef.unflatten(out), ScaleByMuonState(
-        count=optax.safe_increment(state.count),
-        steps=treedef.unflatten(steps),
-        nonfinite=treedef.unflatten([~ok for ok in finite]),
-        mu=treedef.unflatten(mu),
-        nu=treedef.unflatten(nu),
-    )
+    return give_back(updates, state, out, finite, steps, mu, nu)
