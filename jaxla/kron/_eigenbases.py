@@ -162,7 +162,7 @@ def refresh_bases(
     factors, bases = jax.lax.stop_gradient((factors, bases))
 
     def renew(window, basis):
-        basis = _orthogonal_iteration(window, basis).astype(basis.dtype)
+        basis = orthogonal_iteration(window, basis).astype(basis.dtype)
         good = jnp.isfinite(basis).all((-2, -1)) & has_statistics(window)
         return good, [basis]
 
@@ -193,7 +193,8 @@ def basis_flops(size: int) -> int:
     return 2 * size**3 + 8 * size**3 // 3
 
 
-def _orthogonal_iteration(A: Array, Q: Array) -> Array:
+def orthogonal_iteration(A: Array, Q: Array) -> Array:
+    """One step towards the eigenvectors of `A`, each of which keeps its place."""
     A = _unused_apart(A)
     AQ = matmul(A, Q)
     order = jnp.argsort(-jnp.sum(Q * AQ, -2), -1)  # diag(Qᵀ A Q), descending

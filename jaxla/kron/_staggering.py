@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,38 +37,46 @@ def roots_per_step(count: int, blocks: Blocks) -> int:
 def refresh_window(
     renew: Callable,
     factors: Array,
-    kept: Sequence[Array],
+    kept: Sequence[Any],
     count: ScalarLike,
     blocks: Blocks,
-) -> tuple[list[Array], Array]:
+    known: Sequence[Any] = (),
+) -> tuple[list[Any], Array]:
     """Renews what is kept of the factors whose turn it is.
 
-    `renew(factors, *kept)`, on a window of the stacks, gives which to accept, and what to
-    keep of these. Returns the stacks, and how many were refused: a factor that is zero
-    has no statistics yet, and does not count.
+    `renew(factors, *kept, *known)`, on a window of the stacks, gives which to accept, and
+    what to keep of these. `kept` and `known` may be trees of stacks. Returns what is now
+    kept, and how many were refused: a factor that is zero has no statistics yet, and does
+    not count.
     """
+    old_leaves, kept_tree = jax.tree.flatten(list(kept))
+    known_leaves, known_tree = jax.tree.flatten(list(known))
     # One window in the part of each device, so that none has to fetch a factor.
     stacks = jax.tree.map(
-        lambda x: x.reshape(blocks.shards, -1, *x.shape[1:]), (factors, *kept)
+        lambda x: x.reshape(blocks.shards, -1, *x.shape[1:]),
+        (factors, known_leaves, old_leaves),
     )
     number = factors.shape[0] // blocks.shards
     step = jnp.asarray(count, jnp.uint32)  # unsigned: JAX looks out for negative indices
 
     def serve(begin, length, stacks):
-        factors, *old = (_window(x, begin, length) for x in stacks)
-        accept, new = renew(factors, *old)
+        window = jax.tree.map(lambda x: _window(x, begin, length), stacks)
+        factors, given, old = window
+        accept, new = renew(
+            factors, *kept_tree.unflatten(old), *known_tree.unflatten(given)
+        )
         windows = [
             jnp.where(accept[(..., *[None] * (x.ndim - 2))], x, y)
-            for x, y in zip(new, old, strict=True)
+            for x, y in zip(jax.tree.leaves(new), old, strict=True)
         ]
         updated = [
-            _put_window(x, y, begin) for x, y in zip(stacks[1:], windows, strict=True)
+            _put_window(x, y, begin) for x, y in zip(stacks[-1], windows, strict=True)
         ]
         refused = ~accept & has_statistics(factors)
         return *updated, jnp.sum(refused, dtype=jnp.int32)
 
     def keep(stacks):
-        return *stacks[1:], jnp.zeros([], jnp.int32)
+        return *stacks[-1], jnp.zeros([], jnp.int32)
 
     length, begin, due = _timetable(number, step, blocks)
     turn = functools.partial(serve, begin, length)
@@ -78,7 +87,7 @@ def refresh_window(
         eager = step < blocks.eager_steps
         turn = functools.partial(jax.lax.cond, eager, all_of_them, turn)
     *renewed, refused = turn(stacks)
-    return [x.reshape(-1, *x.shape[2:]) for x in renewed], refused
+    return kept_tree.unflatten([x.reshape(-1, *x.shape[2:]) for x in renewed]), refused
 
 
 def after(refused: Array, stack: Array) -> Array:

@@ -9,7 +9,9 @@
 | a step size that finds out how far there is to go | `prodigy_step_size` |
 | to choose which parameter is a hidden matrix, which axes are inputs | `Layers` |
 | Adam in the eigenbases of Shampoo's statistics | `soap`, `scale_by_soap` |
+| Shampoo's statistics in four bits, before any optimizer | `four_bit_shampoo`, ... |
 | to choose block sizes, refresh period, exponent, exceptions | `Blocks` |
+| to choose the bits, and how often roots are renewed | `Storage` |
 | to see what each parameter gets, and what it costs | `describe` |
 | to spread the state over devices | `shardings` |
 
@@ -22,9 +24,15 @@ from jaxla.kron import (
     Blocks as Blocks,
     Layer as Layer,
     Layers as Layers,
+    Storage as Storage,
 )
 
 from ._describe import describe as describe
+from ._four_bit_shampoo import (
+    four_bit_shampoo as four_bit_shampoo,
+    scale_by_four_bit_shampoo as scale_by_four_bit_shampoo,
+    ScaleByFourBitShampooState as ScaleByFourBitShampooState,
+)
 from ._muon import (
     muon as muon,
     scale_by_muon as scale_by_muon,

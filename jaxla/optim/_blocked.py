@@ -51,18 +51,17 @@ def blocked(
     - `blocks`: the choices.
     - `decays`: of the averages that are corrected for their start at zero.
     """
-    if not isinstance(blocks, kron.Blocks):
-        raise TypeError(f"`blocks` must be a `jaxla.kron.Blocks`; got {blocks!r}.")
+    check_blocks(blocks)
 
     def update_fn(updates, state, params=None, **extra_args):
         del params, extra_args
         check_gradients(updates, state.mu)
         if not jax.tree.leaves(updates):
             return updates, state._replace(count=optax.safe_increment(state.count))
-        grads = _take_in(updates, state, blocks, decays)
+        grads = take_in(updates, state, blocks, decays)
         mu, nu = jax.tree.leaves(state.mu), jax.tree.leaves(state.nu)
         out, mu, nu, state = step(grads, mu, nu, state)
-        return give_back(updates, state, out, grads.finite, grads.steps, mu, nu)
+        return give_back(updates, state, out, grads.finite, grads.steps, mu=mu, nu=nu)
 
     return optax.GradientTransformationExtraArgs(init_fn, with_auto_axes(update_fn))
 
@@ -72,25 +71,38 @@ def start(
     blocks: kron.Blocks,
     mu_dtype: DTypeLike | None,
     needs_nu: Callable[[kron.LeafPlan], bool],
-    renewed: str = "roots",
+    renewed: str,
+    flops: Callable[[int], int],
 ) -> tuple[kron.Plan, np.dtype, dict[str, Any]]:
-    """The plan, the dtype of the stacks, and the fields that every state begins with.
+    """The plan, the dtype of the stacks, and the fields that a state with moments has.
 
-    `needs_nu` tells which parameters have a second moment of their own shape, and
-    `renewed` what is computed anew of each factor: "roots" or "bases".
+    `needs_nu` tells which parameters have a second moment of their own shape; `renewed`
+    is as of `plan_for`.
+    """
+    plan, dtype = plan_for(params, blocks, renewed, flops)
+    fields = first_fields(params, mu_dtype, list(map(needs_nu, plan.leaves)))
+    return plan, dtype, fields
+
+
+def plan_for(
+    params: Any, blocks: kron.Blocks, renewed: str, flops: Callable[[int], int]
+) -> tuple[kron.Plan, np.dtype]:
+    """The plan and the dtype of the stacks.
+
+    `renewed` is what is computed anew of each factor, "roots" or "bases", and `flops`
+    what that costs for a size.
     """
     paths, leaves = named_leaves(params)
     check_parameters(paths, leaves)
     plan = kron.make_plan(paths, leaves, blocks)
-    record_plan(plan, blocks, renewed)
-    fields = first_fields(params, mu_dtype, list(map(needs_nu, plan.leaves)))
-    return plan, _stack_dtype(leaves, plan), fields
+    record_plan(plan, blocks, renewed, flops)
+    return plan, _stack_dtype(leaves, plan)
 
 
 def first_fields(
     params: Any, mu_dtype: DTypeLike | None, needs_nu: Sequence[bool]
 ) -> dict[str, Any]:
-    """The counters, flags and moments that every state begins with.
+    """The counters, flags and moments that a state with moments begins with.
 
     `needs_nu` tells of each leaf whether it has a second moment of its own shape.
     """
@@ -101,13 +113,20 @@ def first_fields(
         return jnp.zeros_like(leaf, dtype=dtype) if needed else jnp.zeros([], dtype)
 
     return {
-        "count": jnp.zeros([], jnp.int32),
-        "steps": jax.tree.map(lambda _: jnp.zeros([], jnp.int32), params),
-        "nonfinite": jax.tree.map(lambda _: jnp.zeros([], bool), params),
+        **counters(params),
         "mu": jax.tree.map(
             lambda p: jnp.zeros_like(p, dtype=mu_dtype or compute_dtype(p.dtype)), params
         ),
         "nu": treedef.unflatten(map(second_moment, leaves, needs_nu)),
+    }
+
+
+def counters(params: Any) -> dict[str, Any]:
+    """The counters and flags that every state begins with."""
+    return {
+        "count": jnp.zeros([], jnp.int32),
+        "steps": jax.tree.map(lambda _: jnp.zeros([], jnp.int32), params),
+        "nonfinite": jax.tree.map(lambda _: jnp.zeros([], bool), params),
     }
 
 
@@ -120,7 +139,7 @@ def count_in(state: Any, finite: Sequence[jax.Array]) -> list:
 
 
 def give_back(
-    updates: Any, state: Any, out: list, finite: list, steps: list, mu: list, nu: list
+    updates: Any, state: Any, out: list, finite: list, steps: list, **moments: list
 ) -> tuple[Any, Any]:
     """Updates and state as trees; the update of a refused gradient is zero."""
     leaves, treedef = jax.tree.flatten(updates)
@@ -132,8 +151,7 @@ def give_back(
         count=optax.safe_increment(state.count),
         steps=treedef.unflatten(steps),
         nonfinite=treedef.unflatten([~ok for ok in finite]),
-        mu=treedef.unflatten(mu),
-        nu=treedef.unflatten(nu),
+        **{name: treedef.unflatten(leaves) for name, leaves in moments.items()},
     )
 
 
@@ -149,13 +167,18 @@ def adam(mean: jax.Array, variance: jax.Array, eps: ScalarLike) -> jax.Array:
     return mean / (jnp.sqrt(variance) + eps)
 
 
-def check_no_roots(name: str, blocks: kron.Blocks) -> None:
-    """`blocks` must not ask for roots of a method that has none."""
+def check_blocks(blocks: Any) -> None:
+    if not isinstance(blocks, kron.Blocks):
+        raise TypeError(f"`blocks` must be a `jaxla.kron.Blocks`; got {blocks!r}.")
+
+
+def check_no_roots(name: str, blocks: kron.Blocks, why: str = "takes no roots") -> None:
+    """`blocks` must not ask for roots of a method that has none, or its own."""
     for field in ("exponent", "normalize_trace", "root"):
         given, default = getattr(blocks, field, None), getattr(kron.Blocks, field)
         if isinstance(blocks, kron.Blocks) and given != default:
             raise ValueError(
-                f"`{name}` takes no roots: leave `{field}` of `blocks` at {default!r}; "
+                f"`{name}` {why}: leave `{field}` of `blocks` at {default!r}; "
                 f"got {given!r}."
             )
 
@@ -175,9 +198,10 @@ def then_decay_and_rate(
     )
 
 
-def _take_in(
-    updates: Any, state: Any, blocks: kron.Blocks, decays: Sequence[ScalarLike]
+def take_in(
+    updates: Any, state: Any, blocks: kron.Blocks, decays: Sequence[ScalarLike] = ()
 ) -> Gradients:
+    """The gradients in the dtype to compute in, and what is to be known of them."""
     paths, leaves = named_leaves(updates)
     plan = kron.make_plan(paths, leaves, blocks)
     grads = [leaf.astype(compute_dtype(leaf.dtype)) for leaf in leaves]
@@ -187,14 +211,20 @@ def _take_in(
         jnp.isfinite(sum_of_squares(jax.lax.optimization_barrier(g))) for g in grads
     ]
     steps = count_in(state, finite)
-    # A refused gradient has weight zero in every average.
+    weights = _weights(finite, steps, decays) if decays else ()
+    return Gradients(plan, grads, finite, steps, weights, _stack_dtype(grads, plan))
+
+
+def _weights(
+    finite: Sequence[jax.Array], steps: Sequence[jax.Array], decays: Sequence[ScalarLike]
+) -> tuple[list[jax.Array], ...]:
+    """A refused gradient has weight zero in every average."""
     rates = jnp.stack([jnp.asarray(decay, jnp.float32) for decay in decays])
     each = [
         jnp.where(ok, kron.debiased_weight(rates, n), 0)
         for n, ok in zip(steps, finite, strict=True)
     ]
-    weights = tuple([w[i] for w in each] for i in range(len(decays)))
-    return Gradients(plan, grads, finite, steps, weights, _stack_dtype(grads, plan))
+    return tuple([w[i] for w in each] for i in range(len(decays)))
 
 
 def _stack_dtype(leaves: Sequence[Any], plan: kron.Plan) -> np.dtype:

@@ -2,7 +2,7 @@
 
 import contextlib
 import contextvars
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ import optax
 from jaxla import kron
 
 
-_Recorded = tuple[kron.Plan, kron.Blocks, str]
+_Recorded = tuple[kron.Plan, kron.Blocks, str, Callable[[int], int]]
 _recorded: contextvars.ContextVar[list[_Recorded] | None] = contextvars.ContextVar(
     "_recorded", default=None
 )
@@ -33,8 +33,9 @@ def describe(opt: optax.GradientTransformation, params: Any) -> str:
 
     A text for `print`: for each parameter its path and shape, how it is treated, and
     its left and right blocks; then for each block size the number of factors and of
-    roots (or bases) a step, the cost of these, and the bytes of the state. Rules that
-    match no parameter are named.
+    roots (or bases) a step, the cost of these, and the bytes of the state; a byte that
+    holds two entries of four bits counts as a number. Rules that match no parameter are
+    named.
 
     !!! example
 
@@ -66,14 +67,17 @@ def describe(opt: optax.GradientTransformation, params: Any) -> str:
     return "\n\n".join([*tables, total])
 
 
-def record_plan(plan: kron.Plan, blocks: kron.Blocks, renewed: str) -> None:
+def record_plan(
+    plan: kron.Plan, blocks: kron.Blocks, renewed: str, flops: Callable[[int], int]
+) -> None:
     """Tells `describe`, if it is listening, how `init` cuts its parameters.
 
-    `renewed` is what is computed anew of each factor: "roots" or "bases".
+    `renewed` is what is computed anew of each factor, "roots" or "bases", and `flops`
+    what that costs for a size.
     """
     plans = _recorded.get()
     if plans is not None:
-        plans.append((plan, blocks, renewed))
+        plans.append((plan, blocks, renewed, flops))
 
 
 @contextlib.contextmanager
@@ -86,7 +90,9 @@ def _listening() -> Iterator[list[_Recorded]]:
         _recorded.reset(token)
 
 
-def _tables(plan: kron.Plan, blocks: kron.Blocks, renewed: str) -> Iterator[str]:
+def _tables(
+    plan: kron.Plan, blocks: kron.Blocks, renewed: str, flops: Callable[[int], int]
+) -> Iterator[str]:
     rows: list[tuple[str, ...]] = [
         ("parameter", "shape", "treated as", "left blocks", "right blocks")
     ]
@@ -108,9 +114,7 @@ def _tables(plan: kron.Plan, blocks: kron.Blocks, renewed: str) -> Iterator[str]
     rows = [("block size", "factors", f"{renewed} a step", "MFLOP a step")]
     for size, count in plan.num_factors.items():
         roots = kron.roots_per_step(count, blocks)
-        basis = kron.basis_flops(size)
-        flops = basis if renewed == "bases" else kron.root_flops(size, blocks)
-        mflop = roots * flops / 1e6
+        mflop = roots * flops(size) / 1e6
         rows.append((str(size), str(count), str(roots), f"{mflop:.0f}"))
     if len(rows) > 1:
         yield _align(rows)

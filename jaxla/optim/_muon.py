@@ -247,4 +247,4 @@ def _update(updates, state: ScaleByMuonState, hyper: _Hyperparameters):
     for i, x in zip(sources, directions, strict=True):
         x = x * kron.gain(*x.shape[1:], scale=hyper.scale)
         out[i] = layers[i].from_matrices(x, grads[i].shape)
-    return give_back(updates, state, out, finite, steps, mu, nu)
+    return give_back(updates, state, out, finite, steps, mu=mu, nu=nu)

@@ -6,6 +6,7 @@ rescaled to the size of Adam's step ("grafting", Anil et al., 2020). Other
 parameters are left to Adam. The mathematics is in `jaxla.kron`.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -108,7 +109,10 @@ def scale_by_shampoo(
     hyper = _Hyperparameters(eps, damping, tolerance, blocks, graft, momentum)
 
     def init_fn(params):
-        plan, dtype, common = start(params, blocks, mu_dtype, hyper.needs_nu)
+        flops = functools.partial(kron.root_flops, blocks=blocks)
+        plan, dtype, common = start(
+            params, blocks, mu_dtype, hyper.needs_nu, "roots", flops
+        )
         return ScaleByShampooState(
             **common,
             rejected=jnp.zeros([], jnp.int32),

@@ -111,7 +111,9 @@ def scale_by_soap(
     decays = (b1, b2, b2 if shampoo_beta is None else shampoo_beta)
 
     def init_fn(params):
-        plan, dtype, common = start(params, blocks, mu_dtype, _left_to_adam, "bases")
+        plan, dtype, common = start(
+            params, blocks, mu_dtype, _left_to_adam, "bases", kron.basis_flops
+        )
         return ScaleBySoapState(
             **common,
             rejected=jnp.zeros([], jnp.int32),

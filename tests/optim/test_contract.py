@@ -11,7 +11,15 @@ import optax
 import pytest
 
 from jaxla import testing
-from jaxla.optim import Blocks, muon, shampoo, soap, steepest_descent
+from jaxla.optim import (
+    Blocks,
+    four_bit_shampoo,
+    muon,
+    shampoo,
+    soap,
+    steepest_descent,
+    Storage,
+)
 
 
 # Checks make a few steps: with the default period they would see hardly any root.
@@ -22,6 +30,9 @@ SQUARE = Blocks(
     size=8, refresh_every=2, eager_steps=1, exponent=1 / 2, normalize_trace=True
 )
 
+# In four bits although blocks are small.
+FOUR_BIT = Storage(smallest=8, turns_per_root=1)
+
 EVERY_CHECK = {
     "optax.adamw": optax.adamw,  # the control
     # Several blocks a matrix, as any model has.
@@ -30,7 +41,10 @@ EVERY_CHECK = {
     "muon": functools.partial(muon, adam_scale=1.0),
 }
 # Derivatives take their bases for constants, which the finite difference does not.
-CONSTANT_BASES = {"soap": functools.partial(soap, blocks=SOME)}
+CONSTANT_BASES = {
+    "soap": functools.partial(soap, blocks=SOME),
+    "four-bit": functools.partial(four_bit_shampoo, blocks=SOME, storage=FOUR_BIT),
+}
 MOST_CHECKS = {
     "small-after": functools.partial(shampoo, blocks=SMALL, momentum="after"),
     "square-none": functools.partial(shampoo, blocks=SQUARE, graft="none"),
@@ -43,6 +57,13 @@ CHEAP_CHECKS = {
     ),
     "eigh": functools.partial(
         shampoo, blocks=Blocks(size=8, refresh_every=1, root="eigh")
+    ),
+    # With momentum, a parameter would move on after a gradient that is refused.
+    "four-bit-sgd": functools.partial(
+        four_bit_shampoo, blocks=EAGER, storage=FOUR_BIT, inner=optax.identity()
+    ),
+    "thirty-two-bit": functools.partial(
+        four_bit_shampoo, storage=Storage(bits=32), inner=optax.identity()
     ),
     "bfloat16": functools.partial(shampoo, mu_dtype="bfloat16"),
     "steepest-descent": steepest_descent,

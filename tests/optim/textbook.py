@@ -1,8 +1,9 @@
-"""Shampoo and SOAP as the papers have them, on one matrix, in NumPy and float64.
+"""Shampoo, SOAP and 4-bit Shampoo as the papers have them, on one matrix, in float64.
 
 Gupta, Koren and Singer (2018), Algorithm 1, with the averages, the grafting and the
-decoupled weight decay of Anil et al. (2020); Vyas et al. (2024), Algorithms 3 and 4.
-There are no blocks, stacks or turns: those are what `jaxla.optim` must be right about.
+decoupled weight decay of Anil et al. (2020); Vyas et al. (2024), Algorithms 3 and 4;
+Wang et al. (2024), Algorithms 1 to 3. There are no blocks, stacks or turns: those are
+what `jaxla.optim` must be right about.
 """
 
 import dataclasses
@@ -121,3 +122,56 @@ class Soap:
         """Algorithm 4, and where the columns were before they were sorted."""
         order = np.argsort(-np.diag(basis.T @ factor @ basis), kind="stable")
         return np.linalg.qr(factor @ basis[:, order])[0], order
+
+
+@dataclasses.dataclass
+class FourBitShampoo:
+    """One matrix; `turns` says in which steps the left and the right basis, and the left
+    and the right root, are renewed, and `rounded` what is left of a row of numbers.
+
+    But for the start: averages are corrected for it.
+    """
+
+    beta: float = 0.95
+    damping: float = 1e-6
+    turns: Callable[[int], Sequence[bool]] = lambda step: (True,) * 4
+    rounded: Callable[[np.ndarray], np.ndarray] = lambda x: x
+
+    def run(self, grads) -> list[np.ndarray]:
+        """The preconditioned gradient of each step."""
+        shape = np.shape(grads[0])
+        bases = [(np.zeros(n), np.eye(n), 0) for n in shape]
+        roots, out = [None, None], []
+        for step, grad in enumerate(grads):
+            g = np.asarray(grad, "float64")
+            turns = self.turns(step)
+            for i, gram in enumerate((g @ g.T, g.T @ g)):
+                if turns[i]:
+                    bases[i] = self.statistics(gram, *bases[i])
+                if turns[2 + i]:
+                    roots[i] = self.root(*bases[i])
+            if any(root is None for root in roots):
+                out.append(g)
+                continue
+            d = roots[0] @ g @ roots[1]
+            out.append(d * np.linalg.norm(g) / np.linalg.norm(d))
+        return out
+
+    def statistics(self, gram, values, stored, steps):
+        v = self.orthogonal(stored, 1)
+        weight = (1 - self.beta) / (1 - self.beta ** (steps + 1))
+        a = (1 - weight) * (v * values) @ v.T + weight * gram
+        order = np.argsort(-np.diag(v.T @ a @ v), kind="stable")
+        p = np.linalg.qr((a @ v)[:, order])[0][:, np.argsort(order)]
+        return np.diag(p.T @ a @ p).clip(0), self.rounded(p.T).T, steps + 1
+
+    def root(self, values, stored, _):
+        v = self.orthogonal(stored, 4)
+        x = (v * (values + self.damping * values.max()) ** -0.25) @ v.T
+        return np.diag(np.diag(x)) + self.rounded(x - np.diag(np.diag(x)))
+
+    def orthogonal(self, v, steps):
+        # In 32 bits nothing has to be made orthogonal, and nothing changes.
+        for _ in range(steps):
+            v = 1.5 * v - 0.5 * v @ v.T @ v
+        return v
