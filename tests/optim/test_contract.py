@@ -31,7 +31,12 @@ SQUARE = Blocks(
 )
 
 # In four bits although blocks are small.
-FOUR_BIT = Storage(smallest=8, turns_per_root=1)
+FOUR_BIT = functools.partial(
+    four_bit_shampoo,
+    blocks=SOME,
+    storage=Storage(smallest=8, turns_per_root=1),
+    inner=optax.identity(),
+)
 
 EVERY_CHECK = {
     "optax.adamw": optax.adamw,  # the control
@@ -41,10 +46,7 @@ EVERY_CHECK = {
     "muon": functools.partial(muon, adam_scale=1.0),
 }
 # Derivatives take their bases for constants, which the finite difference does not.
-CONSTANT_BASES = {
-    "soap": functools.partial(soap, blocks=SOME),
-    "four-bit": functools.partial(four_bit_shampoo, blocks=SOME, storage=FOUR_BIT),
-}
+CONSTANT_BASES = {"soap": functools.partial(soap, blocks=SOME)}
 MOST_CHECKS = {
     "small-after": functools.partial(shampoo, blocks=SMALL, momentum="after"),
     "square-none": functools.partial(shampoo, blocks=SQUARE, graft="none"),
@@ -58,13 +60,8 @@ CHEAP_CHECKS = {
     "eigh": functools.partial(
         shampoo, blocks=Blocks(size=8, refresh_every=1, root="eigh")
     ),
-    # With momentum, a parameter would move on after a gradient that is refused.
-    "four-bit-sgd": functools.partial(
-        four_bit_shampoo, blocks=EAGER, storage=FOUR_BIT, inner=optax.identity()
-    ),
-    "thirty-two-bit": functools.partial(
-        four_bit_shampoo, storage=Storage(bits=32), inner=optax.identity()
-    ),
+    # Without momentum, by which a parameter moves on after a gradient that is refused.
+    "four-bit": FOUR_BIT,
     "bfloat16": functools.partial(shampoo, mu_dtype="bfloat16"),
     "steepest-descent": steepest_descent,
     "muon-exact": functools.partial(
@@ -134,6 +131,15 @@ def test_most_checks(factory, check):
 
 @_cases(CHEAP_CHECKS, CHEAP)
 def test_cheap_checks(factory, check):
+    check(factory)
+
+
+# Its stacks are trees, and integers; for the rest it is like SOAP.
+@_cases(
+    {"four-bit": FOUR_BIT},
+    [testing.check_injection, testing.check_orbax, testing.check_vmap],
+)
+def test_some_checks(factory, check):
     check(factory)
 
 
