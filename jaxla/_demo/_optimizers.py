@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import optax
 
-from jaxla.kron import Blocks
-from jaxla.optim import muon, shampoo, soap
+from jaxla.kron import Blocks, Storage
+from jaxla.optim import four_bit_shampoo, muon, shampoo, soap
 
 
 WEIGHT_DECAY = 1e-4
@@ -45,6 +45,16 @@ def _soap(schedule: optax.Schedule) -> optax.GradientTransformation:
     )
 
 
+def _four_bit(schedule: optax.Schedule) -> optax.GradientTransformation:
+    # By default each root is renewed in each fifth turn: too rarely for such short runs.
+    return four_bit_shampoo(
+        schedule,
+        weight_decay=WEIGHT_DECAY,
+        blocks=Blocks(size=128, refresh_every=8),
+        storage=Storage(turns_per_root=1),
+    )
+
+
 def _muon(schedule: optax.Schedule) -> optax.GradientTransformation:
     # Steps of the size of Adam's, so that one range of learning rates suits all.
     return muon(schedule, adam_scale=1.0, scale="adam", weight_decay=WEIGHT_DECAY)
@@ -67,6 +77,11 @@ OPTIMIZERS = {
         "jaxla.optim.soap with blocks of 128, each basis renewed once in 8 steps "
         "(b1 0.95, b2 0.95)",
         _soap,
+    ),
+    "four-bit": Recipe(
+        "jaxla.optim.four_bit_shampoo before Adam (b1 0.9, b2 0.999) with blocks of 128, "
+        "each basis and each root renewed once in 8 steps",
+        _four_bit,
     ),
     "muon": Recipe(
         "jaxla.optim.muon in steps of Adam's size (b1 0.95, for the rest 0.9 and 0.95)",

@@ -10,6 +10,9 @@ Parameters of a hundred shapes have blocks of two or three sizes. The blocks of 
 size are one stack: the number of roots in a program does not grow with the number
 of parameters.
 
+Where memory is short, `first_stored`, `refresh_stored_bases` and `refresh_stored_roots`
+keep eigenvectors and roots in four bits, as `Storage` tells them.
+
 Beside it, steepest descent under norms: `Layers` finds out the role of each parameter
 and which of its axes are inputs and outputs; `spectral_norm`, `column_norm` and others
 have a dual norm and a direction of steepest descent; `map_similar` does that for

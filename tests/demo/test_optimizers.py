@@ -9,7 +9,7 @@ import pytest
 import jaxla
 from jaxla._demo import _picture
 from jaxla._demo._optimizers import OPTIMIZERS, WEIGHT_DECAY
-from jaxla.kron import Blocks
+from jaxla.kron import Blocks, Storage
 
 
 PARAMS = {"w": jnp.ones((4, 3)), "b": jnp.ones(3)}
@@ -31,6 +31,12 @@ def by_hand(name):
         "adamw": optax.adamw(0.1),
         "soap": jaxla.optim.soap(
             0.1, weight_decay=1e-4, blocks=Blocks(size=128, refresh_every=8)
+        ),
+        "four-bit": jaxla.optim.four_bit_shampoo(
+            0.1,
+            weight_decay=1e-4,
+            blocks=Blocks(size=128, refresh_every=8),
+            storage=Storage(turns_per_root=1),
         ),
         "muon": jaxla.optim.muon(0.1, adam_scale=1.0, scale="adam", weight_decay=1e-4),
         "sgd": optax.chain(
