@@ -108,8 +108,8 @@ def many_turns(settings: Settings) -> Table:
     columns = ("columns", "kept in", "smallest / exact", "largest / exact", "cosine")
     note = (
         f"Gradients of {n} rows, condition 1e4 of the factor, decay {beta}. The smallest "
-        "and the largest eigenvalue; the cosine of a preconditioned gradient to the exact "
-        "one. Steps: of those that make eigenvectors orthogonal in a turn."
+        "and the largest eigenvalue; the cosine of a preconditioned gradient to the "
+        "exact one. Steps: of those that make eigenvectors orthogonal in a turn."
     )
     return Table(f"After {turns} turns", columns, rows, note)
 

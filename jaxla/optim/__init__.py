@@ -9,7 +9,7 @@
 | a step size that finds out how far there is to go | `prodigy_step_size` |
 | to choose which parameter is a hidden matrix, which axes are inputs | `Layers` |
 | Adam in the eigenbases of Shampoo's statistics | `soap`, `scale_by_soap` |
-| Shampoo's statistics in four bits, before any optimizer | `four_bit_shampoo`, ... |
+| Shampoo with statistics in four bits, before any optimizer | `four_bit_shampoo`, ... |
 | to choose block sizes, refresh period, exponent, exceptions | `Blocks` |
 | to choose the bits, and how often roots are renewed | `Storage` |
 | to see what each parameter gets, and what it costs | `describe` |
