@@ -70,11 +70,13 @@ from ._stacks import from_stacks as from_stacks, to_stacks as to_stacks
 from ._staggering import roots_per_step as roots_per_step
 from ._storage import (
     first_stored as first_stored,
-    refresh_stored_bases as refresh_stored_bases,
-    refresh_stored_roots as refresh_stored_roots,
     restore_roots as restore_roots,
     Storage as Storage,
-    stored_flops as stored_flops,
     StoredBasis as StoredBasis,
     StoredRoot as StoredRoot,
+)
+from ._stored_bases import (
+    refresh_stored_bases as refresh_stored_bases,
+    refresh_stored_roots as refresh_stored_roots,
+    stored_flops as stored_flops,
 )
