@@ -7,6 +7,8 @@ matrices, left and right, are stacked by size; each `LeafPlan` says where in the
 stacks its own are.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,11 +59,15 @@ def gram_factors(stacks: Stacks, plan: Plan) -> Factors:
         [4. 8.]
     """
 
-    parts: dict[int, list] = {size: [] for size in plan.num_factors}
-    for (row_size, col_size), tiles in stacks.items():
-        left, right = plan.factors_of_tiles((row_size, col_size))
-        parts[row_size].append((matmul(tiles, tiles.mT), left))
-        parts[col_size].append((matmul(tiles.mT, tiles), right))
+    products = (lambda x: matmul(x, x.mT)), (lambda x: matmul(x.mT, x))
+    parts = {size: [] for size in plan.num_factors}
+    for size, tiles in stacks.items():
+        sides = zip(size, products, plan.factors_of_tiles(size), strict=True)
+        for of_size, product, places in sides:
+            has = places >= 0
+            if has.any():
+                chosen = tiles if has.all() else tiles[has]
+                parts[of_size].append((product(chosen), places[has]))
     out = {}
     for size, pairs in parts.items():
         # A factor sums over the tiles in its row, or column, of blocks. One sum for all
@@ -133,14 +139,19 @@ def refresh_roots(
     return new_roots, new_residuals, rejected
 
 
-def precondition(stacks: Stacks, roots: Factors, plan: Plan) -> Stacks:
+def precondition(
+    stacks: Stacks, roots: Factors, plan: Plan, *, blocks: Blocks = Blocks()
+) -> Stacks:
     r"""Applies $L^{-e} G R^{-e}$ to every matrix.
+
+    Or, where one side alone has factors, $L^{-2e} G$: $L^{-e} G$ with `normalize_trace`.
 
     **Arguments:**
 
     - `stacks`: what to precondition, as [`jaxla.kron.to_stacks`][] returns it.
     - `roots`: as of [`jaxla.kron.refresh_roots`][].
     - `plan`: the plan by which they were stacked.
+    - `blocks`: the choices.
 
     **Returns:**
 
@@ -159,7 +170,8 @@ def precondition(stacks: Stacks, roots: Factors, plan: Plan) -> Stacks:
         >>> [float(stack[0, 0, 0]) for stack in out.values()]
         [0.25]
     """
-    return between(roots, stacks, roots, plan)
+    out = between(roots, stacks, roots, plan)
+    return out if blocks.normalize_trace else between(roots, out, roots, plan.lone())
 
 
 def has_roots(
@@ -191,10 +203,13 @@ def has_roots(
         for size, stack in factors.items()
     }
     waiting, owners = [], []
-    for row_size, col_size in plan.stack_members():
-        left, right = plan.factors_of_tiles((row_size, col_size))
-        waiting.append(missing[row_size][left] | missing[col_size][right])
-        owners.append(plan.owners_of_tiles((row_size, col_size)))
+    for size in plan.stack_members():
+        of_tiles = plan.owners_of_tiles(size)
+        for of_size, places in zip(size, plan.factors_of_tiles(size), strict=True):
+            has = places >= 0
+            if has.any():
+                waiting.append(missing[of_size][places[has]])
+                owners.append(of_tiles[has])
     counts = jax.ops.segment_sum(
         jnp.concatenate(waiting).astype(jnp.float32),
         np.concatenate(owners),
@@ -275,11 +290,21 @@ def root_flops(size: int, blocks: Blocks) -> int:
 def between(lefts: Factors, stacks: Stacks, rights: Factors, plan: Plan) -> Stacks:
     """The product of every tile with the matrices that belong to its two factors."""
     out = {}
-    for (row_size, col_size), tiles in stacks.items():
-        left, right = plan.factors_of_tiles((row_size, col_size))
-        tiles = matmul(lefts[row_size][left], tiles)
-        out[row_size, col_size] = matmul(tiles, rights[col_size][right])
+    for size, tiles in stacks.items():
+        left, right = plan.factors_of_tiles(size)
+        tiles = _each(lambda x, f: matmul(f, x), tiles, lefts.get(size[0]), left)
+        out[size] = _each(matmul, tiles, rights.get(size[1]), right)
     return out
+
+
+def _each(multiply: Callable, tiles: Array, factors: Array | None, places) -> Array:
+    """Multiplies the tiles that have a factor by it."""
+    has = places >= 0
+    if factors is None or not has.any():
+        return tiles
+    if has.all():
+        return multiply(tiles, factors[places])
+    return tiles.at[has].set(multiply(tiles[has], factors[places[has]]))
 
 
 def _root(window: Array, blocks: Blocks, damping: ScalarLike) -> MatrixRoot:

@@ -29,7 +29,10 @@ class Average:
 
 @dataclasses.dataclass
 class Shampoo:
-    """One matrix; `rows` and `cols` say where its blocks end, if there are several."""
+    """One matrix; `rows` and `cols` say where its blocks end, if there are several.
+
+    `sides` are "both", or one that alone has factors: "left" or "right".
+    """
 
     learning_rate: float = 0.1
     b1: float = 0.9
@@ -43,6 +46,7 @@ class Shampoo:
     momentum: str = "before"
     rows: Sequence[int] = ()
     cols: Sequence[int] = ()
+    sides: str = "both"
 
     def run(self, param, grads) -> list[np.ndarray]:
         """The parameter after each step."""
@@ -51,8 +55,8 @@ class Shampoo:
         w, params = np.asarray(param, "float64"), []
         for grad in grads:
             g = np.asarray(grad, "float64")
-            left_root = self.root(left.add(g @ g.T), self.rows)
-            right_root = self.root(right.add(g.T @ g), self.cols)
+            left_root = self.root(left.add(g @ g.T), self.rows, "left")
+            right_root = self.root(right.add(g.T @ g), self.cols, "right")
             source = first.add(g) if self.momentum == "before" else g
             adam = source / (np.sqrt(second.add(g * g)) + self.eps)
             step = left_root @ source @ right_root
@@ -64,15 +68,19 @@ class Shampoo:
             params.append(w)
         return params
 
-    def root(self, factor: np.ndarray, ends: Sequence[int]) -> np.ndarray:
+    def root(self, factor: np.ndarray, ends: Sequence[int], side: str) -> np.ndarray:
         """The root of a factor, or of its diagonal blocks."""
+        if self.sides not in (side, "both"):
+            return np.eye(len(factor))
+        alone = self.sides != "both" and not self.normalize_trace
+        exponent = self.exponent * (1 + alone)
         out = np.zeros_like(factor)
         ends = (*ends, len(factor))
         for begin, end in zip((0, *ends), ends, strict=False):
             block = factor[begin:end, begin:end]
             if self.normalize_trace:
                 block = block / np.sqrt(np.trace(block))
-            out[begin:end, begin:end] = power_oracle(block, -self.exponent, self.damping)
+            out[begin:end, begin:end] = power_oracle(block, -exponent, self.damping)
         return out
 
 
@@ -88,6 +96,7 @@ class Soap:
     shampoo_beta: float = 0.95
     eps: float = 1e-8
     turns: Callable[[int], tuple[bool, bool]] = lambda step: (True, True)
+    one_sided: bool = False  # on the left
 
     def run(self, grads) -> list[np.ndarray]:
         """The direction of each step."""
@@ -100,6 +109,8 @@ class Soap:
             left, right = factors[0].add(g @ g.T), factors[1].add(g.T @ g)
             if step == 0:
                 bases = [np.linalg.eigh(x)[1][:, ::-1] for x in (left, right)]
+                if self.one_sided:
+                    bases[1] = np.eye(len(right))
             ql, qr = bases
             variance = self.b2 * variance + (1 - self.b2) * (ql.T @ g @ qr) ** 2
             weight = self.b2 * weight + 1 - self.b2
@@ -112,7 +123,7 @@ class Soap:
             if moves[0]:
                 bases[0], order = self.iterate(left, ql)
                 variance = variance[order]
-            if moves[1]:
+            if moves[1] and not self.one_sided:
                 bases[1], order = self.iterate(right, qr)
                 variance = variance[:, order]
         return out
