@@ -10,7 +10,7 @@ from collections.abc import Callable
 import optax
 
 from jaxla.kron import Blocks
-from jaxla.optim import muon, shampoo, soap
+from jaxla.optim import kl_shampoo, muon, shampoo, soap
 
 
 WEIGHT_DECAY = 1e-4
@@ -45,6 +45,16 @@ def _soap(schedule: optax.Schedule) -> optax.GradientTransformation:
     )
 
 
+def _kl_shampoo(schedule: optax.Schedule) -> optax.GradientTransformation:
+    # These runs are over before eigenvalues of 0.1 would have become those of gradients.
+    return kl_shampoo(
+        schedule,
+        initial_eigenvalue=None,
+        weight_decay=WEIGHT_DECAY,
+        blocks=Blocks(size=128, refresh_every=8),
+    )
+
+
 def _muon(schedule: optax.Schedule) -> optax.GradientTransformation:
     # Steps of the size of Adam's, so that one range of learning rates suits all.
     return muon(schedule, adam_scale=1.0, scale="adam", weight_decay=WEIGHT_DECAY)
@@ -67,6 +77,11 @@ OPTIMIZERS = {
         "jaxla.optim.soap with blocks of 128, each basis renewed once in 8 steps "
         "(b1 0.95, b2 0.95)",
         _soap,
+    ),
+    "kl-shampoo": Recipe(
+        "jaxla.optim.kl_shampoo with blocks of 128, each basis renewed once in 8 steps, "
+        "and first eigenvalues from the first gradient (b1 0.9, b2 0.98)",
+        _kl_shampoo,
     ),
     "muon": Recipe(
         "jaxla.optim.muon in steps of Adam's size (b1 0.95, for the rest 0.9 and 0.95)",

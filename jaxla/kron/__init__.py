@@ -41,6 +41,11 @@ from ._four_bit import (
     rectify as rectify,
 )
 from ._grafting import graft as graft, parameter_norms as parameter_norms
+from ._kullback_leibler import (
+    bound_spectra as bound_spectra,
+    whiten as whiten,
+    whitened_factors as whitened_factors,
+)
 from ._layers import (
     describe_layers as describe_layers,
     gain as gain,

@@ -16,8 +16,9 @@ from jaxtyping import Array, ScalarLike
 from jaxla._dtypes import matmul
 
 from ._blocks import Blocks
-from ._factors import between, Factors
+from ._factors import Factors
 from ._plan import Plan
+from ._sides import between
 from ._stacks import Stacks
 from ._staggering import after, has_statistics, refresh_window
 

@@ -7,8 +7,6 @@ matrices, left and right, are stacked by size; each `LeafPlan` says where in the
 stacks its own are.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +23,7 @@ from jaxla.matfun import (
 
 from ._blocks import Blocks
 from ._plan import Plan, TileSize
+from ._sides import between, sum_per_factor
 from ._stacks import Stacks
 from ._staggering import after, has_statistics, refresh_window
 
@@ -58,25 +57,8 @@ def gram_factors(stacks: Stacks, plan: Plan) -> Factors:
         >>> print(grams[8][:, 0, 0])
         [4. 8.]
     """
-
     products = (lambda x: matmul(x, x.mT)), (lambda x: matmul(x.mT, x))
-    parts = {size: [] for size in plan.num_factors}
-    for size, tiles in stacks.items():
-        sides = zip(size, products, plan.factors_of_tiles(size), strict=True)
-        for of_size, product, places in sides:
-            has = places >= 0
-            if has.any():
-                chosen = tiles if has.all() else tiles[has]
-                parts[of_size].append((product(chosen), places[has]))
-    out = {}
-    for size, pairs in parts.items():
-        # A factor sums over the tiles in its row, or column, of blocks. One sum for all
-        # stacks: each is compiled by itself.
-        grams, factors = zip(*pairs, strict=True)
-        out[size] = jax.ops.segment_sum(
-            jnp.concatenate(grams), np.concatenate(factors), plan.num_factors[size]
-        )
-    return out
+    return sum_per_factor(products, (stacks, stacks), plan)
 
 
 def refresh_roots(
@@ -218,7 +200,7 @@ def has_roots(
     return counts == 0
 
 
-def per_factor(per_leaf: Float[Array, " leaves"], plan: Plan) -> PerFactor:
+def per_factor(per_leaf: Shaped[Array, " leaves"], plan: Plan) -> dict[int, Array]:
     """Gives each factor the number of its parameter.
 
     **Arguments:**
@@ -285,26 +267,6 @@ def root_flops(size: int, blocks: Blocks) -> int:
     if blocks.coupled_order is None:
         return 11 * size**3
     return 2 * size**3 * num_products(blocks.coupled_order)
-
-
-def between(lefts: Factors, stacks: Stacks, rights: Factors, plan: Plan) -> Stacks:
-    """The product of every tile with the matrices that belong to its two factors."""
-    out = {}
-    for size, tiles in stacks.items():
-        left, right = plan.factors_of_tiles(size)
-        tiles = _each(lambda x, f: matmul(f, x), tiles, lefts.get(size[0]), left)
-        out[size] = _each(matmul, tiles, rights.get(size[1]), right)
-    return out
-
-
-def _each(multiply: Callable, tiles: Array, factors: Array | None, places) -> Array:
-    """Multiplies the tiles that have a factor by it."""
-    has = places >= 0
-    if factors is None or not has.any():
-        return tiles
-    if has.all():
-        return multiply(tiles, factors[places])
-    return tiles.at[has].set(multiply(tiles[has], factors[places[has]]))
 
 
 def _root(window: Array, blocks: Blocks, damping: ScalarLike) -> MatrixRoot:

@@ -107,9 +107,7 @@ class Plan:
     def lone(self) -> "Plan":
         """The plan with those factors alone that have none on the other side."""
         leaves = [
-            leaf
-            if leaf.one_sided
-            else dataclasses.replace(leaf, sides=(False, False))
+            leaf if leaf.one_sided else dataclasses.replace(leaf, sides=(False, False))
             for leaf in self.leaves
         ]
         return dataclasses.replace(self, leaves=tuple(leaves))

@@ -9,6 +9,7 @@
 | a step size that finds out how far there is to go | `prodigy_step_size` |
 | to choose which parameter is a hidden matrix, which axes are inputs | `Layers` |
 | Adam in the eigenbases of Shampoo's statistics | `soap`, `scale_by_soap` |
+| Shampoo whose factors fit in the sense of Kullback and Leibler | `kl_shampoo`, ... |
 | to choose block sizes, refresh period, exponent, exceptions | `Blocks` |
 | to see what each parameter gets, and what it costs | `describe` |
 | to spread the state over devices | `shardings` |
@@ -25,6 +26,11 @@ from jaxla.kron import (
 )
 
 from ._describe import describe as describe
+from ._kl_shampoo import (
+    kl_shampoo as kl_shampoo,
+    scale_by_kl_shampoo as scale_by_kl_shampoo,
+    ScaleByKlShampooState as ScaleByKlShampooState,
+)
 from ._muon import (
     muon as muon,
     scale_by_muon as scale_by_muon,

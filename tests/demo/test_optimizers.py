@@ -32,6 +32,12 @@ def by_hand(name):
         "soap": jaxla.optim.soap(
             0.1, weight_decay=1e-4, blocks=Blocks(size=128, refresh_every=8)
         ),
+        "kl-shampoo": jaxla.optim.kl_shampoo(
+            0.1,
+            initial_eigenvalue=None,
+            weight_decay=1e-4,
+            blocks=Blocks(size=128, refresh_every=8),
+        ),
         "muon": jaxla.optim.muon(0.1, adam_scale=1.0, scale="adam", weight_decay=1e-4),
         "sgd": optax.chain(
             optax.trace(0.9, nesterov=True),

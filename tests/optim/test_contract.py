@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from jaxla import testing
-from jaxla.optim import Blocks, muon, shampoo, soap, steepest_descent
+from jaxla.optim import Blocks, kl_shampoo, muon, shampoo, soap, steepest_descent
 
 
 # Checks make a few steps: with the default period they would see hardly any root.
@@ -30,7 +30,11 @@ EVERY_CHECK = {
     "muon": functools.partial(muon, adam_scale=1.0),
 }
 # Derivatives take their bases for constants, which the finite difference does not.
-CONSTANT_BASES = {"soap": functools.partial(soap, blocks=SOME)}
+CONSTANT_BASES = {
+    "soap": functools.partial(soap, blocks=SOME),
+    # A start that is not slower than the others.
+    "kl-shampoo": functools.partial(kl_shampoo, blocks=SOME, initial_eigenvalue=None),
+}
 MOST_CHECKS = {
     "small-after": functools.partial(shampoo, blocks=SMALL, momentum="after"),
     "square-none": functools.partial(shampoo, blocks=SQUARE, graft="none"),
@@ -45,6 +49,10 @@ CHEAP_CHECKS = {
         shampoo, blocks=Blocks(size=8, refresh_every=1, root="eigh")
     ),
     "bfloat16": functools.partial(shampoo, mu_dtype="bfloat16"),
+    "one-sided": functools.partial(
+        shampoo, blocks=Blocks(size=8, refresh_every=2, one_sided_above=0)
+    ),
+    "kl-defaults": kl_shampoo,
     "steepest-descent": steepest_descent,
     "muon-exact": functools.partial(
         muon, adam_scale=1.0, engine="exact", scale="adam", nesterov=False

@@ -117,7 +117,9 @@ def test_equals_the_textbook_on_the_shorter_side(shape, sides, choices):
 def test_a_lone_trace_gives_no_size():
     blocks = Blocks(normalize_trace=True, rules={"w": "one-sided"})
     opt = shampoo(0.1, graft="none", blocks=blocks)
-    message = "`graft='none'` does not go with `normalize_trace=True` of `blocks` where 'w'"
+    message = (
+        "`graft='none'` does not go with `normalize_trace=True` of `blocks` where 'w'"
+    )
     with pytest.raises(ValueError, match=re.escape(message)):
         opt.init({"w": jnp.ones((4, 6))})
 

@@ -1,7 +1,8 @@
-"""Shampoo and SOAP as the papers have them, on one matrix, in NumPy and float64.
+"""Shampoo, SOAP and KL-Shampoo as the papers have them, on one matrix, in float64.
 
 Gupta, Koren and Singer (2018), Algorithm 1, with the averages, the grafting and the
-decoupled weight decay of Anil et al. (2020); Vyas et al. (2024), Algorithms 3 and 4.
+decoupled weight decay of Anil et al. (2020); Vyas et al. (2024), Algorithms 3 and 4; Lin
+et al. (2025). In NumPy.
 There are no blocks, stacks or turns: those are what `jaxla.optim` must be right about.
 """
 
@@ -128,7 +129,52 @@ class Soap:
                 variance = variance[:, order]
         return out
 
-    def iterate(self, factor, basis):
+    @staticmethod
+    def iterate(factor, basis):
         """Algorithm 4, and where the columns were before they were sorted."""
         order = np.argsort(-np.diag(basis.T @ factor @ basis), kind="stable")
         return np.linalg.qr(factor @ basis[:, order])[0], order
+
+
+@dataclasses.dataclass
+class KlShampoo:
+    """One matrix, as the authors' code has it, but for the first step that it leaves out.
+
+    With the columns of each basis in the order of their eigenvalues, as of `Soap`.
+    """
+
+    b1: float = 0.9
+    b2: float = 0.98
+    eps: float = 1e-8
+    initial_eigenvalue: float = 0.1
+    turns: Callable[[int], tuple[bool, bool]] = lambda step: (True, True)
+
+    def run(self, grads) -> list[np.ndarray]:
+        """The direction of each step."""
+        m, n = np.shape(grads[0])
+        momentum, left, right, out = 0.0, 0.0, 0.0, []
+        ql, qr = np.eye(m), np.eye(n)
+        dl, dr = (np.full(k, self.initial_eigenvalue) for k in (m, n))
+        for step, grad in enumerate(grads):
+            g = np.asarray(grad, "float64")
+            momentum = self.b1 * momentum + (1 - self.b1) * g
+            scale = np.sqrt(np.outer(dl, dr)) + self.eps
+            out.append(ql @ ((ql.T @ momentum @ qr) / scale) @ qr.T)
+            by_right = g @ (qr / dr) @ qr.T @ g.T / n
+            by_left = g.T @ (ql / dl) @ ql.T @ g / m
+            left = self.b2 * left + (1 - self.b2) * by_right
+            right = self.b2 * right + (1 - self.b2) * by_left
+            if step == 0:
+                ql, qr = (np.linalg.eigh(x)[1][:, ::-1] for x in (left, right))
+                continue
+            dl = self.b2 * dl + (1 - self.b2) * np.diag(ql.T @ by_right @ ql)
+            dr = self.b2 * dr + (1 - self.b2) * np.diag(qr.T @ by_left @ qr)
+            dl, dr = (np.maximum(d, 1 / max(10, len(d)) ** 2) for d in (dl, dr))
+            moves = self.turns(step)
+            if moves[0]:
+                ql, order = Soap.iterate(left, ql)
+                dl = dl[order]
+            if moves[1]:
+                qr, order = Soap.iterate(right, qr)
+                dr = dr[order]
+        return out
