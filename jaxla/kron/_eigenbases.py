@@ -111,7 +111,8 @@ def first_bases(factors: Factors, bases: Factors, count: ScalarLike) -> Factors:
 
     def decompose(carry):
         count, bases = carry
-        out, refused = {}, jnp.zeros([], jnp.int32)
+        # What does not depend on the loop, XLA would do before it, in every step.
+        out, refused = {}, count
         for size, stack in factors.items():
             apart = _unused_apart(after(refused, stack))
             _, vectors = jnp.linalg.eigh(apart, symmetrize_input=False)
