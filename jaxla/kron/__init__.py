@@ -13,7 +13,8 @@ of parameters.
 Beside it, steepest descent under norms: `Layers` finds out the role of each parameter
 and which of its axes are inputs and outputs; `spectral_norm`, `column_norm` and others
 have a dual norm and a direction of steepest descent; `map_similar` does that for
-matrices of many shapes in a few calls.
+matrices of many shapes in a few calls. `spectral_init`, `width_rate` and
+`power_iteration` keep weights and updates in proportion to the width of their layers.
 """
 
 from ._averages import debiased_weight as debiased_weight, update_mean as update_mean
@@ -67,6 +68,12 @@ from ._plan import (
     make_plan as make_plan,
     Plan as Plan,
 )
+from ._power_iteration import power_iteration as power_iteration
 from ._similar import map_similar as map_similar, merge_shapes as merge_shapes
+from ._spectral_condition import (
+    fans as fans,
+    spectral_init as spectral_init,
+    width_rate as width_rate,
+)
 from ._stacks import from_stacks as from_stacks, to_stacks as to_stacks
 from ._staggering import roots_per_step as roots_per_step

@@ -7,6 +7,8 @@
 | Muon, and Adam for what is no hidden matrix | `muon`, `scale_by_muon` |
 | steepest descent under a norm for each layer | `steepest_descent`, ... |
 | a step size that finds out how far there is to go | `prodigy_step_size` |
+| learning rates that serve every width | `scale_by_width`, \
+`scale_by_spectral_condition` |
 | to choose which parameter is a hidden matrix, which axes are inputs | `Layers` |
 | Adam in the eigenbases of Shampoo's statistics | `soap`, `scale_by_soap` |
 | Shampoo whose factors fit in the sense of Kullback and Leibler | `kl_shampoo`, ... |
@@ -51,8 +53,13 @@ from ._soap import (
     ScaleBySoapState as ScaleBySoapState,
     soap as soap,
 )
+from ._spectral_condition import (
+    scale_by_spectral_condition as scale_by_spectral_condition,
+    ScaleBySpectralConditionState as ScaleBySpectralConditionState,
+)
 from ._steepest import (
     scale_by_steepest_descent as scale_by_steepest_descent,
     ScaleBySteepestDescentState as ScaleBySteepestDescentState,
     steepest_descent as steepest_descent,
 )
+from ._width import scale_by_width as scale_by_width

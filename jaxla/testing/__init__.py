@@ -25,6 +25,10 @@ from ._checkpoints import (
     check_orbax as check_orbax,
     check_serialisation as check_serialisation,
 )
+from ._coordinates import (
+    coordinate_check as coordinate_check,
+    CoordinateCheck as CoordinateCheck,
+)
 from ._hyperparameters import (
     check_injection as check_injection,
     check_schedule as check_schedule,
