@@ -92,7 +92,7 @@ def coordinate_check(
     !!! example
 
         >>> import jax, jax.numpy as jnp, jaxla, optax
-        >>> x, y = jnp.ones((1, 8)), 1.0
+        >>> x = jnp.ones((1, 8))
         >>> def init(key, width):
         ...     shapes = {"0/kernel": (8, width), "1/kernel": (width, 1)}
         ...     params = {name: jnp.zeros(shape) for name, shape in shapes.items()}
@@ -100,11 +100,10 @@ def coordinate_check(
         >>> def features(params):
         ...     hidden = x @ params["0/kernel"]
         ...     return {"hidden": hidden, "out": jnp.tanh(hidden) @ params["1/kernel"]}
+        >>> loss = lambda params: jnp.sum((features(params)["out"] - 1) ** 2)
+        >>> opt = optax.chain(jaxla.optim.scale_by_width("sgd"), optax.scale(-1e-3))
         >>> check = jaxla.testing.coordinate_check(
-        ...     init, features, lambda params: jnp.sum((features(params)["out"] - y) ** 2),
-        ...     lambda width: optax.chain(jaxla.optim.scale_by_width("sgd"),
-        ...                               optax.scale_by_learning_rate(1e-3)),
-        ...     widths=[64, 1024])
+        ...     init, features, loss, lambda width: opt, widths=[64, 1024])
         >>> max(abs(slope) for slope in check.slopes.values()) < 0.2
         True
 
