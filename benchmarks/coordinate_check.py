@@ -75,7 +75,8 @@ def ways() -> list[Way]:
     by_width = lambda kind: scale_by_width(kind, base=base, layers=LAYOUT)
     adam = optax.scale_by_adam()
     adam_by_width = optax.chain(adam, by_width("adam"))
-    normalized = scale_by_spectral_condition(layers=LAYOUT)
+    own = scale_by_spectral_condition(layers=LAYOUT)
+    normalized = optax.chain(optax.ema(0.9), own)
     return [
         Way("SGD", STANDARD, standard_init, optax.identity(), 0.1),
         Way("SGD", SPECTRAL, init, by_width("sgd"), 0.1),

@@ -25,7 +25,7 @@ class ScaleBySpectralConditionState(NamedTuple):
 
     count: Any  # int32 scalar: the number of updates
     nonfinite: Any  # bool scalars, a tree like the parameters: was the last one refused?
-    vectors: Any  # singular vectors, likewise; a scalar zero where none is needed
+    vectors: Any  # a list: the singular vectors of each leaf of matrices, in their order
 
 
 def scale_by_spectral_condition(
@@ -84,15 +84,13 @@ def scale_by_spectral_condition(
 
     def init_fn(params):
         of_leaf = check_layers(params, layers, thin=True)
-        leaves, treedef = jax.tree.flatten(params)
-        vectors = [
-            _first_vector(layer, leaf, norm)
-            for layer, leaf in zip(of_leaf, leaves, strict=True)
-        ]
+        leaves = jax.tree.leaves(params)
+        vectors = [_first_vector(of_leaf[i], leaves[i]) for i in _iterated(of_leaf, norm)]
         return ScaleBySpectralConditionState(
             count=jnp.zeros([], jnp.int32),
             nonfinite=jax.tree.map(lambda _: jnp.zeros([], bool), params),
-            vectors=treedef.unflatten(vectors),
+            # A leaf also where there is no matrix: `optax.tree.map_params` needs one.
+            vectors=vectors or [jnp.zeros([])],
         )
 
     def update_fn(updates, state, params=None, **extra_args):
@@ -102,54 +100,55 @@ def scale_by_spectral_condition(
         check_gradients(scalars, state.nonfinite)
         leaves, treedef = jax.tree.flatten(updates)
         of_leaf = layers_of(updates, layers, thin=True)
-        old = jax.tree.leaves(state.vectors)
+        ours = _iterated(of_leaf, norm)
         matrices = [
             layer.to_matrices(g.astype(compute_dtype(g.dtype)))
             for layer, g in zip(of_leaf, leaves, strict=True)
         ]
-        found = _norms(matrices, of_leaf, old, norm, power_steps)
-        finite = [jnp.isfinite(size).all() for size, _ in found]
-        out, vectors = [], []
-        for i, (size, v) in enumerate(found):
-            layer, leaf = of_leaf[i], leaves[i]
+        old = state.vectors if ours else []
+        found, new = kron.power_iteration(
+            [matrices[i] for i in ours], old, steps=power_steps
+        )
+        norms = [
+            found[ours.index(i)] if i in ours else _norm(layer, matrices[i])
+            for i, layer in enumerate(of_leaf)
+        ]
+        finite = [jnp.isfinite(size).all() for size in norms]
+        out = []
+        for ok, g, size, layer, leaf in zip(
+            finite, matrices, norms, of_leaf, leaves, strict=True
+        ):
             gain = kron.gain(*kron.fans(layer, leaf.shape), scale="rms")
-            u = layer.from_matrices(gain * _divide(matrices[i], size), leaf.shape)
-            out.append(jnp.where(finite[i], u, 0).astype(leaf.dtype))
-            vectors.append(jnp.where(finite[i], v, old[i]))
+            u = layer.from_matrices(gain * _divide(g, size), leaf.shape)
+            out.append(jnp.where(ok, u, 0).astype(leaf.dtype))
+        vectors = [
+            jnp.where(finite[i], v, before)
+            for i, v, before in zip(ours, new, old, strict=True)
+        ]
         return treedef.unflatten(out), ScaleBySpectralConditionState(
             count=optax.safe_increment(state.count),
             nonfinite=treedef.unflatten([~ok for ok in finite]),
-            vectors=treedef.unflatten(vectors),
+            vectors=vectors or state.vectors,
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, with_auto_axes(update_fn))
 
 
-def _first_vector(layer: kron.Layer, leaf: Any, norm: str) -> jax.Array:
+def _iterated(of_leaf: list[kron.Layer], norm: str) -> list[int]:
+    """Which leaves have norms that power iterations find."""
+    roles = ("hidden", "head") if norm == "spectral" else ()
+    return [i for i, layer in enumerate(of_leaf) if layer.role in roles]
+
+
+def _first_vector(layer: kron.Layer, leaf: Any) -> jax.Array:
     batch, m, n = layer.matrix_shape(leaf.shape)
-    shape = (batch, min(m, n)) if _iterates(layer, norm) else ()
-    return jnp.zeros(shape, compute_dtype(leaf.dtype))
+    return jnp.zeros([batch, min(m, n)], compute_dtype(leaf.dtype))
 
 
-def _iterates(layer: kron.Layer, norm: str) -> bool:
-    return norm == "spectral" and layer.role in ("hidden", "head")
-
-
-def _norms(
-    matrices: list, of_leaf: list[kron.Layer], vectors: list, norm: str, steps: int
-) -> list[tuple[jax.Array, jax.Array]]:
-    """Of each leaf the norms of its matrices, and the vectors after them."""
-    ours = [i for i, layer in enumerate(of_leaf) if _iterates(layer, norm)]
-    pairs = kron.power_iteration(
-        [matrices[i] for i in ours], [vectors[i] for i in ours], steps=steps
-    )
-    found = dict(zip(ours, zip(*pairs, strict=True), strict=True))
-    for i, (layer, g) in enumerate(zip(of_leaf, matrices, strict=True)):
-        if i not in found:
-            by_token = layer.role == "embedding"
-            size = (kron.column_norm() if by_token else kron.frobenius_norm()).norm(g)
-            found[i] = size, vectors[i]
-    return [found[i] for i in range(len(matrices))]
+def _norm(layer: kron.Layer, g: jax.Array) -> jax.Array:
+    """Of an embedding the largest of a token; of anything else the Frobenius norm."""
+    norm = kron.column_norm() if layer.role == "embedding" else kron.frobenius_norm()
+    return norm.norm(g)
 
 
 def _divide(g: jax.Array, size: jax.Array) -> jax.Array:

@@ -11,7 +11,27 @@ import optax
 import pytest
 
 from jaxla import testing
-from jaxla.optim import Blocks, kl_shampoo, muon, shampoo, soap, steepest_descent
+from jaxla.optim import (
+    Blocks,
+    kl_shampoo,
+    muon,
+    scale_by_spectral_condition,
+    scale_by_width,
+    shampoo,
+    soap,
+    steepest_descent,
+)
+
+
+def spectral_condition(learning_rate):
+    scale = scale_by_spectral_condition(power_steps=1)
+    return optax.chain(scale, optax.scale_by_learning_rate(learning_rate))
+
+
+def by_width(learning_rate):
+    scale = scale_by_spectral_condition(norm="frobenius")
+    width = scale_by_width("sgd")
+    return optax.chain(scale, width, optax.scale_by_learning_rate(learning_rate))
 
 
 # Checks make a few steps: with the default period they would see hardly any root.
@@ -57,6 +77,8 @@ CHEAP_CHECKS = {
     "muon-exact": functools.partial(
         muon, adam_scale=1.0, engine="exact", scale="adam", nesterov=False
     ),
+    "spectral-condition": spectral_condition,
+    "width-frobenius": by_width,
 }
 # Those that compile nothing, or share what the first of them compiles.
 CHEAP = (
