@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from sklearn.datasets import load_digits
 
-from jaxla.kron import Layers, spectral_init
+from jaxla.kron import Layers, power_iteration, spectral_init
 from jaxla.optim import scale_by_spectral_condition, scale_by_width
 from jaxla.testing import coordinate_check, CoordinateCheck
 
@@ -62,7 +62,7 @@ def measure(settings: Settings) -> Findings:
             factors = 2.0 ** settings.choose(np.arange(-3, 6), np.arange(2))
             losses[way, width] = losses_of_rates(way, width, way.rate * factors)
         say(f"{way}: trained")
-    tables = [changes_table(changes), rates_table(losses)]
+    tables = [changes_table(changes), rates_table(losses), estimates_table(settings)]
     pictures = []
     if settings.out is not None:
         pictures.append("coordinate_check.png")
@@ -169,6 +169,47 @@ def rates_table(losses: dict) -> Table:
         "in steps of 2; the best is the one with the smallest loss."
     )
     return Table("Learning rates", columns, rows, note)
+
+
+def estimates_table(settings: Settings) -> Table:
+    """How far power iterations stay behind the norms of gradients in training."""
+    width, number = settings.choose((256, 40), (16, 3))
+    x, labels = digits(None)
+    params, opt = init(jax.random.key(0), width), optax.adam(3e-3)
+    gradient, update = jax.jit(jax.grad(_mlp.loss)), jax.jit(opt.update)
+    state, average = opt.init(params), optax.ema(0.9)
+    batches = jax.random.randint(jax.random.key(1), (number, 32), 0, len(x))
+    single, averaged = [], []
+    memory = average.init(params)
+    for own in batches:
+        grads = gradient(params, x[own], labels[own])
+        mean, memory = average.update(grads, memory)
+        updates, state = update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        single.append([layer["w"] for layer in grads])
+        averaged.append([layer["w"] for layer in mean])
+    rows = []
+    for name, sequence in (("gradient", single), ("its average", averaged)):
+        exact = np.array([[np.linalg.norm(g, 2) for g in gs] for gs in sequence])
+        for steps in (0, 1, 2, 4):
+            error = 1 - estimates(sequence, steps) / exact
+            rows.append((name, steps, float(error.mean()), float(error.max())))
+    note = (
+        f"Relative errors of spectral norms of all weights' gradients, width {width}, in "
+        f"the first {number} steps of Adam with batches of 32; decay of averages 0.9."
+    )
+    columns = ("of", "power steps", "mean error", "largest error")
+    return Table("Estimates of spectral norms", columns, rows, note)
+
+
+def estimates(sequence: list[list[jax.Array]], steps: int) -> np.ndarray:
+    update = jax.jit(lambda gs, vs: power_iteration(gs, vs, steps=steps))
+    vectors = [jnp.zeros(min(g.shape)) for g in sequence[0]]
+    found = []
+    for gs in sequence:
+        norms, vectors = update(gs, vectors)
+        found.append(norms)
+    return np.array(found, "float64")
 
 
 def first(losses: dict, way: Way) -> dict[float, float]:
