@@ -54,7 +54,7 @@ def main(arguments=None):
 
 def measure(settings: Settings) -> Findings:
     changes, losses = {}, {}
-    for way in settings.choose(ways(), ways()[::4]):
+    for way in settings.choose(ways(), ways()[-1:]):
         for steps in settings.choose((1, 4), (1,)):
             changes[way, steps] = changes_of_features(way, steps, settings)
             say(f"{way}, {steps} steps:\n{changes[way, steps]}")
@@ -175,23 +175,25 @@ def estimates_table(settings: Settings) -> Table:
     """How far power iterations stay behind the norms of gradients in training."""
     width, number = settings.choose((256, 40), (16, 3))
     x, labels = digits(None)
-    params, opt = init(jax.random.key(0), width), optax.adam(3e-3)
+    params = jax.jit(init, static_argnums=1)(jax.random.key(0), width)
+    opt = optax.adam(3e-3)
     gradient, update = jax.jit(jax.grad(_mlp.loss)), jax.jit(opt.update)
     state, average = opt.init(params), optax.ema(0.9)
+    take_in, apply = jax.jit(average.update), jax.jit(optax.apply_updates)
     batches = jax.random.randint(jax.random.key(1), (number, 32), 0, len(x))
     single, averaged = [], []
     memory = average.init(params)
     for own in batches:
         grads = gradient(params, x[own], labels[own])
-        mean, memory = average.update(grads, memory)
+        mean, memory = take_in(grads, memory)
         updates, state = update(grads, state, params)
-        params = optax.apply_updates(params, updates)
+        params = apply(params, updates)
         single.append([layer["w"] for layer in grads])
         averaged.append([layer["w"] for layer in mean])
     rows = []
     for name, sequence in (("gradient", single), ("its average", averaged)):
         exact = np.array([[np.linalg.norm(g, 2) for g in gs] for gs in sequence])
-        for steps in (0, 1, 2, 4):
+        for steps in settings.choose((0, 1, 2, 4), (1,)):
             error = 1 - estimates(sequence, steps) / exact
             rows.append((name, steps, float(error.mean()), float(error.max())))
     note = (

@@ -18,6 +18,9 @@ that cannot run here raises `unittest.SkipTest`, which test runners show as skip
 those on meshes need two devices, for instance simulated ones, by
 `jax.config.update("jax_num_cpu_devices", 8)` before anything else; that of Orbax needs
 `orbax-checkpoint`.
+
+`coordinate_check` is another kind: it measures if the features of your model change alike
+at every width.
 """
 
 from ._checkpoints import (
