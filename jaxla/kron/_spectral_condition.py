@@ -86,7 +86,7 @@ def spectral_init(
 
     Normal entries with the standard deviation
 
-    $$\sigma = \frac{c}{\sqrt{n_{in}}} \min\Bigl(1, \sqrt{n_{out} / n_{in}}\Bigr),$$
+    $$\sigma = \frac{c}{\sqrt{n_{in}}} \min(1, \sqrt{n_{out} / n_{in}}),$$
 
     since a matrix of them has $\|W\|_2 \approx \sigma (\sqrt{n_{in}} + \sqrt{n_{out}})$:
     between $c$ and $2 c$ times $\sqrt{n_{out} / n_{in}}$. Other initializers leave the
