@@ -31,6 +31,9 @@ def timing_table(
 ) -> tuple[Table, dict[tuple[str, str], float]]:
     """Times every method on every input, methods taking turns.
 
+    Methods that compile to the same program are timed as one: what would differ between
+    them is noise.
+
     **Arguments:**
 
     - `inputs`: arguments of the methods, by what to call them.
@@ -54,12 +57,18 @@ def timing_table(
         thunks |= {
             name: functools.partial(fn, *arrays) for name, fn in (host or {}).items()
         }
+        programs = {name: each[-1].program for name, each in made.items()}
+        first = {program: name for name, program in reversed(programs.items())}
+        same = {name: first[programs[name]] if name in made else name for name in thunks}
         taken = time_interleaved(
-            thunks, rounds=settings.num_rounds(rounds, 2), budget=budget
+            {name: thunks[name] for name in dict.fromkeys(same.values())},
+            rounds=settings.num_rounds(rounds, 2),
+            budget=budget,
         )
-        for name, samples in taken.items():
+        for name, twin in same.items():
+            samples = taken[twin]
             wall = summary(1e3 * samples.wall)
-            ratios[label, name] = ratio(samples.wall, taken[base].wall)
+            ratios[label, name] = ratio(samples.wall, taken[same[base]].wall)
             row: tuple[Cell, ...] = (
                 label, name, wall["median"], wall["q1"], wall["q3"],
                 1e3 * float(np.median(samples.cpu)), ratios[label, name],

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = ", re.MULTILINE)
+_METADATA = re.compile(r", metadata=\{[^}]*\}")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = .*$", re.MULTILINE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Compiled:
         compiling; `lower_cpu`, `compile_cpu` the CPU time of all threads.
     - `instructions`, `lines`: of the optimized HLO module.
     - `memory`: bytes of temporaries, outputs and arguments.
+    - `program`: these instructions, without remarks on where they come from.
     - `flops`: as the compiler counts them, or `None`. It counts the body of a loop
         once, and not what a library does.
     """
@@ -41,6 +43,7 @@ class Compiled:
     instructions: int
     lines: int
     memory: dict[str, int]
+    program: str
     flops: float | None
 
     @property
@@ -78,13 +81,15 @@ def compile_ahead(fn: Callable, *args: Any) -> Compiled:
         executable = lowered.compile()
         end = _clocks()
     text = executable.as_text()
+    instructions = _INSTRUCTION.findall(text)
     return Compiled(
         executable,
         *(middle - start),
         *(end - middle),
-        instructions=len(_INSTRUCTION.findall(text)),
+        instructions=len(instructions),
         lines=text.count("\n"),
         memory=_memory(executable),
+        program=_METADATA.sub("", "\n".join(instructions)),
         flops=_flops(executable),
     )
 

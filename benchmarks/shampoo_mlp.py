@@ -1,4 +1,4 @@
-"""Shampoo on a multilayer perceptron: what it costs to compile, to run and to hold."""
+"""What Shampoo and SOAP cost on a multilayer perceptron: to compile, run and hold."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,12 +25,12 @@ from ._timing import (
 )
 
 
-QUESTION = """What do Shampoo, Adam, Muon and PSGD cost on a multilayer perceptron of
-427,722 parameters (256-512-512-64-10, with biases, tanh) at batch 128? Speed only:
+QUESTION = """What do Shampoo, SOAP, Adam, Muon and PSGD cost on a multilayer perceptron
+of 427,722 parameters (256-512-512-64-10, with biases, tanh) at batch 128? Speed only:
 inputs are Gaussian and labels random, from a fixed key."""
 
 RATE = 1e-3
-OURS, ADAM = "jaxla shampoo", "optax.adam"
+OURS, SOAP, ADAM = "jaxla shampoo", "jaxla soap", "optax.adam"
 WARMUP = 20
 
 Optimizers = Mapping[str, optax.GradientTransformation]
@@ -57,7 +57,9 @@ def measure(settings: Settings) -> Findings:
         note = "To include one, install it beside jaxla and run the script again."
         tables.append(Table("Not measured", ("peer", "why"), failing, note))
     peers = [peer.distribution for peer in PEERS]
-    return Findings(tables, _figures(*whole, competitors, params), peers)
+    figures = _figures(*whole, competitors, params)
+    figures += _against_peers(whole[1], [name for name in competitors if name in peers])
+    return Findings(tables, figures, peers)
 
 
 def problem(sizes, batch: int):
@@ -75,6 +77,8 @@ def optimizers(params, settings: Settings) -> tuple[Optimizers, list[tuple[str, 
     competitors = {
         ADAM: optax.adam(RATE),
         OURS: shampoo(blocks),
+        SOAP: jaxla.optim.soap(RATE, blocks=blocks),
+        "jaxla kl_shampoo": jaxla.optim.kl_shampoo(RATE, blocks=blocks),
         "jaxla shampoo, root='eigh'": shampoo(eigh),
         "jaxla shampoo, factors per tile": per_tile(blocks, shampoo),
         "optax.contrib.muon": optax.contrib.muon(RATE),
@@ -190,6 +194,15 @@ def _figures(made, taken, competitors, params) -> list[Figure]:
             f"worst step / median step (Adam's own: {worst[ADAM]:.2f})", 2, worst[OURS]
         ),
         Figure("numbers of state a parameter", 8, count(state) / count(params)),
+    ]
+
+
+def _against_peers(taken: dict[str, Samples], peers: list[str]) -> list[Figure]:
+    """What a step with SOAP costs, next to the peers that are preconditioned, too."""
+    cpu = {name: float(samples.cpu.mean()) for name, samples in taken.items()}
+    return [
+        Figure(f"CPU time of a step, {SOAP} / {name}", 0.5, cpu[SOAP] / cpu[name])
+        for name in peers
     ]
 
 

@@ -21,7 +21,7 @@ how exact are the eigenvalues of graded matrices?"""
 MANY = [(1000, n) for n in (2, 3, 4, 6, 8, 10, 16, 32)]
 MANY += [(100_000, n) for n in (2, 3, 4)]
 FEW = [(1, n) for n in (2, 3, 4, 8, 16, 64)]
-FEW += [(b, n) for b in (8, 64) for n in (3, 4, 10)]
+FEW += [(b, n) for b in (8, 64) for n in (3, 4, 10)] + [(1000, 2), (1000, 3)]
 CALLS = 100
 LIMITS = {
     (1000, 2): 1 / 10, (1000, 3): 1 / 10, (1000, 4): 1 / 8, (1000, 8): 1 / 3,

@@ -198,6 +198,19 @@ masked_nodes = with_extra(
 tuples = with_extra(lambda p: jax.tree.map(lambda x: (jnp.zeros_like(x),) * 2, p))
 
 
+def gives_up(learning_rate):
+    """Gradient descent without the parameters whose gradient was once not finite."""
+
+    def update(grads, state, params=None):
+        del params
+        state = jax.tree.map(lambda ok, g: ok & jnp.isfinite(g).all(), state, grads)
+        move = lambda ok, g: jnp.where(ok, -learning_rate * g, 0)
+        return jax.tree.map(move, state, grads), state
+
+    init = functools.partial(jax.tree.map, lambda p: jnp.ones([], bool))
+    return optax.GradientTransformation(init, update)
+
+
 BROKEN = [
     (testing.check_abstract_init, with_trace(lambda p: p * 0), "jnp.zeros_like"),
     (
@@ -270,6 +283,7 @@ BROKEN = [
     (testing.check_descends, upside_down, "loss goes from"),
     (testing.check_zero_gradient, each(lambda u: u / jnp.abs(u).max()), "not finite"),
     (testing.check_nonfinite, optax.adam, "NaN"),
+    (testing.check_nonfinite, gives_up, "No update comes after one with nan"),
 ]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import optax
 
 from jaxla.kron import Blocks, Storage
-from jaxla.optim import four_bit_shampoo, muon, shampoo, soap
+from jaxla.optim import four_bit_shampoo, kl_shampoo, muon, shampoo, soap
 
 
 WEIGHT_DECAY = 1e-4
@@ -42,6 +42,16 @@ def _shampoo(schedule: optax.Schedule) -> optax.GradientTransformation:
 def _soap(schedule: optax.Schedule) -> optax.GradientTransformation:
     return soap(
         schedule, weight_decay=WEIGHT_DECAY, blocks=Blocks(size=128, refresh_every=8)
+    )
+
+
+def _kl_shampoo(schedule: optax.Schedule) -> optax.GradientTransformation:
+    # These runs are over before eigenvalues of 0.1 would have become those of gradients.
+    return kl_shampoo(
+        schedule,
+        initial_eigenvalue=None,
+        weight_decay=WEIGHT_DECAY,
+        blocks=Blocks(size=128, refresh_every=8),
     )
 
 
@@ -77,6 +87,11 @@ OPTIMIZERS = {
         "jaxla.optim.soap with blocks of 128, each basis renewed once in 8 steps "
         "(b1 0.95, b2 0.95)",
         _soap,
+    ),
+    "kl-shampoo": Recipe(
+        "jaxla.optim.kl_shampoo with blocks of 128, each basis renewed once in 8 steps, "
+        "and first eigenvalues from the first gradient (b1 0.9, b2 0.98)",
+        _kl_shampoo,
     ),
     "four-bit": Recipe(
         "jaxla.optim.four_bit_shampoo before Adam (b1 0.9, b2 0.999) with blocks of 128, "

@@ -13,8 +13,13 @@ from ._trials import Trials
 
 # Okabe and Ito's, which people with any kind of colour vision can tell apart; a dash
 # pattern each for print in grey.
-_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-_DASHES = ((), (6, 1.5), (2, 1.5), (6, 1.5, 1.5, 1.5), (1, 1), (4, 1.5, 1, 1.5))
+_COLOURS = (
+    "#D55E00", "#0072B2", "#009E73", "#CC79A7",
+    "#56B4E9", "#E69F00", "#000000", "#F0E442",
+)  # fmt: skip
+_DASHES = (
+    (), (6, 1.5), (2, 1.5), (6, 1.5, 1.5, 1.5), (1, 1), (4, 1.5, 1, 1.5), (10, 2), (3, 3),
+)  # fmt: skip
 
 
 def draw(trials: Trials, targets: tuple[float, ...], title: str, path: Path) -> None:

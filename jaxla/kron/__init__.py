@@ -16,7 +16,8 @@ keep eigenvectors and roots in four bits, as `Storage` tells them.
 Beside it, steepest descent under norms: `Layers` finds out the role of each parameter
 and which of its axes are inputs and outputs; `spectral_norm`, `column_norm` and others
 have a dual norm and a direction of steepest descent; `map_similar` does that for
-matrices of many shapes in a few calls.
+matrices of many shapes in a few calls. `spectral_init`, `width_rate` and
+`power_iteration` keep weights and updates in proportion to the width of their layers.
 """
 
 from ._averages import debiased_weight as debiased_weight, update_mean as update_mean
@@ -44,6 +45,11 @@ from ._four_bit import (
     rectify as rectify,
 )
 from ._grafting import graft as graft, parameter_norms as parameter_norms
+from ._kullback_leibler import (
+    bound_spectra as bound_spectra,
+    whiten as whiten,
+    whitened_factors as whitened_factors,
+)
 from ._layers import (
     describe_layers as describe_layers,
     gain as gain,
@@ -65,7 +71,13 @@ from ._plan import (
     make_plan as make_plan,
     Plan as Plan,
 )
+from ._power_iteration import power_iteration as power_iteration
 from ._similar import map_similar as map_similar, merge_shapes as merge_shapes
+from ._spectral_condition import (
+    fans as fans,
+    spectral_init as spectral_init,
+    width_rate as width_rate,
+)
 from ._stacks import from_stacks as from_stacks, to_stacks as to_stacks
 from ._staggering import roots_per_step as roots_per_step
 from ._storage import (

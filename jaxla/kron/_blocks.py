@@ -35,7 +35,7 @@ class Axes:
     batch: tuple[int, ...] = ()
 
 
-Rule = Literal["matrix", "diagonal"] | Axes
+Rule = Literal["matrix", "one-sided", "diagonal"] | Axes
 """What to do with a parameter: treat it as a matrix, entry by entry, or as told."""
 
 Rules = Mapping[str, Rule] | Callable[[str, Any], Rule | None]
@@ -60,6 +60,11 @@ class Blocks:
         less on padding and compile longer.
     - `refresh_every`: the steps in which every root is computed anew once. The
         work is spread evenly over these steps.
+    - `one_sided_above`: a matrix with a side longer than this has factors for its
+        shorter side alone, and steps along $L^{-2e} G$, as Shampoo does for tensors of
+        order one; with `normalize_trace` along $L^{-e} G$, in the size of the graft.
+        For embeddings, and whatever else has one side much longer than the other.
+        By default, no matrix.
     - `eager_steps`: in each of so many steps at the start, every root is renewed.
         A young average changes most: a short run gains much, a long one little.
         These steps are slow, and there is another batched call to compile.
@@ -76,9 +81,10 @@ class Blocks:
     - `rules`: exceptions to the default, by which a parameter with two axes or
         more is a matrix and every other is treated entry by entry. A mapping from
         patterns of the path (as of `fnmatch`, the first match counts) to
-        `"matrix"`, `"diagonal"` or [`jaxla.kron.Axes`][]; or a function of the path
-        and the parameter, which may return `None` for the default. Paths look
-        like `layers/0/weight`.
+        `"matrix"`, `"one-sided"` (a matrix, as if it were `one_sided_above`),
+        `"diagonal"` or [`jaxla.kron.Axes`][]; or a function of the path and the
+        parameter, which may return `None` for the default. Paths look like
+        `layers/0/weight`.
 
     !!! example
 
@@ -89,6 +95,7 @@ class Blocks:
     size: int = 128
     classes: int = 3
     refresh_every: int = 10
+    one_sided_above: int | None = None
     eager_steps: int = 0
     exponent: float | int = 1 / 4
     normalize_trace: bool = False
@@ -102,6 +109,8 @@ class Blocks:
             raise ValueError(f"`size` must be a multiple of 8; got {self.size}.")
         check_int("classes", self.classes, low=1)
         check_int("refresh_every", self.refresh_every, low=1)
+        if self.one_sided_above is not None:
+            check_int("one_sided_above", self.one_sided_above, low=0)
         check_int("eager_steps", self.eager_steps, low=0)
         check_int("shards", self.shards, low=1)
         check_choice("root", self.root, ("auto", "coupled", "eigh"))

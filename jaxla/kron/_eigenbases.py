@@ -16,8 +16,9 @@ from jaxtyping import Array, ScalarLike
 from jaxla._dtypes import matmul
 
 from ._blocks import Blocks
-from ._factors import between, Factors
+from ._factors import Factors
 from ._plan import Plan
+from ._sides import between
 from ._stacks import Stacks
 from ._staggering import after, has_statistics, refresh_window
 
@@ -110,7 +111,8 @@ def first_bases(factors: Factors, bases: Factors, count: ScalarLike) -> Factors:
 
     def decompose(carry):
         count, bases = carry
-        out, refused = {}, jnp.zeros([], jnp.int32)
+        # What does not depend on the loop, XLA would do before it, in every step.
+        out, refused = {}, count
         for size, stack in factors.items():
             apart = _unused_apart(after(refused, stack))
             _, vectors = jnp.linalg.eigh(apart, symmetrize_input=False)

@@ -23,6 +23,7 @@ from jaxla.matfun import (
 
 from ._blocks import Blocks
 from ._plan import Plan, TileSize
+from ._sides import between, sum_per_factor
 from ._stacks import Stacks
 from ._staggering import after, has_statistics, refresh_window
 
@@ -56,21 +57,8 @@ def gram_factors(stacks: Stacks, plan: Plan) -> Factors:
         >>> print(grams[8][:, 0, 0])
         [4. 8.]
     """
-
-    parts: dict[int, list] = {size: [] for size in plan.num_factors}
-    for (row_size, col_size), tiles in stacks.items():
-        left, right = plan.factors_of_tiles((row_size, col_size))
-        parts[row_size].append((matmul(tiles, tiles.mT), left))
-        parts[col_size].append((matmul(tiles.mT, tiles), right))
-    out = {}
-    for size, pairs in parts.items():
-        # A factor sums over the tiles in its row, or column, of blocks. One sum for all
-        # stacks: each is compiled by itself.
-        grams, factors = zip(*pairs, strict=True)
-        out[size] = jax.ops.segment_sum(
-            jnp.concatenate(grams), np.concatenate(factors), plan.num_factors[size]
-        )
-    return out
+    products = (lambda x: matmul(x, x.mT)), (lambda x: matmul(x.mT, x))
+    return sum_per_factor(products, (stacks, stacks), plan)
 
 
 def refresh_roots(
@@ -133,14 +121,19 @@ def refresh_roots(
     return new_roots, new_residuals, rejected
 
 
-def precondition(stacks: Stacks, roots: Factors, plan: Plan) -> Stacks:
+def precondition(
+    stacks: Stacks, roots: Factors, plan: Plan, *, blocks: Blocks = Blocks()
+) -> Stacks:
     r"""Applies $L^{-e} G R^{-e}$ to every matrix.
+
+    Or, where one side alone has factors, $L^{-2e} G$: $L^{-e} G$ with `normalize_trace`.
 
     **Arguments:**
 
     - `stacks`: what to precondition, as [`jaxla.kron.to_stacks`][] returns it.
     - `roots`: as of [`jaxla.kron.refresh_roots`][].
     - `plan`: the plan by which they were stacked.
+    - `blocks`: the choices.
 
     **Returns:**
 
@@ -159,7 +152,8 @@ def precondition(stacks: Stacks, roots: Factors, plan: Plan) -> Stacks:
         >>> [float(stack[0, 0, 0]) for stack in out.values()]
         [0.25]
     """
-    return between(roots, stacks, roots, plan)
+    out = between(roots, stacks, roots, plan)
+    return out if blocks.normalize_trace else between(roots, out, roots, plan.lone())
 
 
 def has_roots(
@@ -191,10 +185,13 @@ def has_roots(
         for size, stack in factors.items()
     }
     waiting, owners = [], []
-    for row_size, col_size in plan.stack_members():
-        left, right = plan.factors_of_tiles((row_size, col_size))
-        waiting.append(missing[row_size][left] | missing[col_size][right])
-        owners.append(plan.owners_of_tiles((row_size, col_size)))
+    for size in plan.stack_members():
+        of_tiles = plan.owners_of_tiles(size)
+        for of_size, places in zip(size, plan.factors_of_tiles(size), strict=True):
+            has = places >= 0
+            if has.any():
+                waiting.append(missing[of_size][places[has]])
+                owners.append(of_tiles[has])
     counts = jax.ops.segment_sum(
         jnp.concatenate(waiting).astype(jnp.float32),
         np.concatenate(owners),
@@ -203,7 +200,7 @@ def has_roots(
     return counts == 0
 
 
-def per_factor(per_leaf: Float[Array, " leaves"], plan: Plan) -> PerFactor:
+def per_factor(per_leaf: Shaped[Array, " leaves"], plan: Plan) -> dict[int, Array]:
     """Gives each factor the number of its parameter.
 
     **Arguments:**
@@ -270,16 +267,6 @@ def root_flops(size: int, blocks: Blocks) -> int:
     if blocks.coupled_order is None:
         return 11 * size**3
     return 2 * size**3 * num_products(blocks.coupled_order)
-
-
-def between(lefts: Factors, stacks: Stacks, rights: Factors, plan: Plan) -> Stacks:
-    """The product of every tile with the matrices that belong to its two factors."""
-    out = {}
-    for (row_size, col_size), tiles in stacks.items():
-        left, right = plan.factors_of_tiles((row_size, col_size))
-        tiles = matmul(lefts[row_size][left], tiles)
-        out[row_size, col_size] = matmul(tiles, rights[col_size][right])
-    return out
 
 
 def _root(window: Array, blocks: Blocks, damping: ScalarLike) -> MatrixRoot:

@@ -140,8 +140,12 @@ class Layers:
         if not isinstance(self.stacked, Mapping):
             raise TypeError(f"`stacked` must be a mapping; got {self.stacked!r}.")
 
-    def layer(self, path: str, leaf: Any) -> Layer:
-        """The role and the axes of a parameter."""
+    def layer(self, path: str, leaf: Any, *, thin: bool = False) -> Layer:
+        """The role and the axes of a parameter.
+
+        With `thin` a weight of one output or one input is no vector by its shape, but a
+        matrix, which makes a difference where the two sides do.
+        """
         shape = tuple(leaf.shape)
         rule = self.rules
         rule = rule(path, leaf) if callable(rule) else _first_match(rule, path)
@@ -154,7 +158,7 @@ class Layers:
                 f"or None for a parameter; got {rule!r} for {path!r}."
             )
         batch = self._num_stacked(path, shape)
-        role = rule or _role(path, shape[batch:])
+        role = rule or _role(path, shape[batch:], thin)
         if role == "vector":
             return Layer("vector")
         if len(shape) - batch < 2:
@@ -201,10 +205,10 @@ class Layers:
         return sides.get(names[-2])
 
 
-def _role(path: str, shape: tuple[int, ...]) -> Role:
+def _role(path: str, shape: tuple[int, ...], thin: bool) -> Role:
     names = path.split("/")
     no_matrix = names[-1] in _VECTORS or any(map(_NORM.fullmatch, names))
-    if no_matrix or sum(size > 1 for size in shape) < 2:
+    if no_matrix or sum(thin or size > 1 for size in shape) < 2:
         return "vector"
     if len(shape) == 2 and any(map(_HEAD.fullmatch, names)):
         return "head"

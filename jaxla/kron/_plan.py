@@ -24,13 +24,15 @@ class LeafPlan:
     """What happens to one parameter.
 
     It is read as a batch of matrices, each cut into `rows` by `cols` tiles. A matrix
-    has a left factor for each of its `rows`, and a right one for each of its `cols`.
+    has a left factor for each of its `rows`, and a right one for each of its `cols`;
+    if it is one-sided, only those of its shorter side.
 
     - `axes`: how it is read as matrices; `None` if it is treated entry by entry.
     - `matrix_shape`: `(batch, m, n)` of these matrices.
     - `rows`, `cols`: the numbers of tiles below and beside each other.
     - `part`: the rows and columns of the matrix that are in a tile.
     - `tile`: the size of the tile; what `part` does not fill is zero.
+    - `sides`: has it left factors, has it right ones?
     - `left`, `right`: the places of its left factors in the stack of the size
         `tile[0]`, and of its right factors in that of `tile[1]`.
     """
@@ -43,6 +45,7 @@ class LeafPlan:
     cols: int = 0
     part: TileSize = (0, 0)
     tile: TileSize = (0, 0)
+    sides: tuple[bool, bool] = (True, True)
     left: slice = dataclasses.field(default_factory=lambda: slice(0, 0))
     right: slice = dataclasses.field(default_factory=lambda: slice(0, 0))
 
@@ -50,7 +53,13 @@ class LeafPlan:
     def num_factors(self) -> tuple[int, int]:
         """The number of left and of right factors."""
         batch = self.matrix_shape[0]
-        return batch * self.rows, batch * self.cols
+        left, right = self.sides
+        return left * batch * self.rows, right * batch * self.cols
+
+    @property
+    def one_sided(self) -> bool:
+        """Is it a matrix with factors on one side alone?"""
+        return self.axes is not None and self.sides != (True, True)
 
     @property
     def num_tiles(self) -> int:
@@ -78,7 +87,10 @@ class Plan:
         return members
 
     def factors_of_tiles(self, size: TileSize) -> tuple[np.ndarray, np.ndarray]:
-        """For each tile of a stack, which left and which right factor it has."""
+        """For each tile of a stack, which left and which right factor it has.
+
+        -1 if it has none on that side.
+        """
         pairs = []
         for index in self.stack_members()[size]:
             leaf = self.leaves[index]
@@ -87,9 +99,18 @@ class Plan:
             matrix, row, col = np.indices((batch, leaf.rows, leaf.cols)).reshape(3, -1)
             left = leaf.left.start + matrix * leaf.rows + row
             right = leaf.right.start + matrix * leaf.cols + col
-            pairs.append((left, right))
+            places = zip(leaf.sides, (left, right), strict=True)
+            pairs.append([np.where(has, place, -1) for has, place in places])
         left, right = np.concatenate(pairs, axis=1)
         return left, right
+
+    def lone(self) -> "Plan":
+        """The plan with those factors alone that have none on the other side."""
+        leaves = [
+            leaf if leaf.one_sided else dataclasses.replace(leaf, sides=(False, False))
+            for leaf in self.leaves
+        ]
+        return dataclasses.replace(self, leaves=tuple(leaves))
 
     def owners_of_tiles(self, size: TileSize) -> np.ndarray:
         """For each tile of a stack, the leaf it belongs to."""
@@ -150,16 +171,19 @@ def make_plan(paths: Sequence[str], leaves: Sequence[Any], blocks: Blocks) -> Pl
                 left=next_places(row_size, leaf.num_factors[0]),
                 right=next_places(col_size, leaf.num_factors[1]),
             )
-    return Plan(
-        tuple(plans),
-        {size: _round_up(count, blocks.shards) for size, count in num_factors.items()},
-    )
+    lengths = {
+        size: _round_up(count, blocks.shards)
+        for size, count in num_factors.items()
+        if count
+    }
+    return Plan(tuple(plans), lengths)
 
 
 def _cut(
     path: str, shape: tuple[int, ...], blocks: Blocks, rule: Rule | None
 ) -> LeafPlan:
-    axes = _resolve(path, shape, rule)
+    one_sided = rule == "one-sided"
+    axes = _resolve(path, shape, "matrix" if one_sided else rule)
     if axes is None:
         return LeafPlan(path, shape)
     batch, m, n = (
@@ -168,7 +192,19 @@ def _cut(
     )
     rows, cols = math.ceil(m / blocks.size), math.ceil(n / blocks.size)
     part = (math.ceil(m / rows), math.ceil(n / cols))
-    return LeafPlan(path, shape, axes, (batch, m, n), rows, cols, part)
+    limit = blocks.one_sided_above
+    if limit is not None:
+        one_sided |= max(m, n) > limit
+    return LeafPlan(
+        path=path,
+        shape=shape,
+        axes=axes,
+        matrix_shape=(batch, m, n),
+        rows=rows,
+        cols=cols,
+        part=part,
+        sides=(m <= n, m > n) if one_sided else (True, True),
+    )
 
 
 def _resolve(path: str, shape: tuple[int, ...], rule: Rule | None) -> Axes | None:
@@ -189,8 +225,8 @@ def _resolve(path: str, shape: tuple[int, ...], rule: Rule | None) -> Axes | Non
         return None
     if rule not in ("matrix", None):
         raise ValueError(
-            "`rules` must give 'matrix', 'diagonal', `Axes` or None for a parameter; "
-            f"got {rule!r} for {path!r}."
+            "`rules` must give 'matrix', 'one-sided', 'diagonal', `Axes` or None for a "
+            f"parameter; got {rule!r} for {path!r}."
         )
     axes = _most_square(shape)
     if rule == "matrix" and axes is None:

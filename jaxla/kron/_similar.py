@@ -1,7 +1,7 @@
 """One call for many matrices: those of a shape, and of similar shapes."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -45,15 +45,10 @@ def map_similar(
     if not matrices:
         return []
     dtype = jnp.result_type(*matrices)
-    tall = [_as_tall(x).astype(dtype) for x in matrices]
-    groups = merge_shapes([(len(x), x.shape[1], x.shape[2]) for x in tall], shapes)
+    tall = [as_tall(x).astype(dtype) for x in matrices]
     out: dict[int, Array] = {}
-    for (m, n), members in groups.items():
-        padded = [
-            jnp.pad(x, ((0, 0), (0, m - x.shape[1]), (0, n - x.shape[2])))
-            for x in (tall[i] for i in members)
-        ]
-        result = fn(jnp.concatenate(padded))
+    for members, stack in stack_similar(tall, shapes):
+        result = fn(stack)
         begin = 0
         for i in members:
             count, rows, cols = tall[i].shape
@@ -61,6 +56,25 @@ def map_similar(
             begin += count
             out[i] = _as_before(part, matrices[i])
     return [out[i] for i in range(len(tall))]
+
+
+def as_tall(x: Array) -> Array:
+    """An array of matrices with one axis for its batch, and no more columns than rows."""
+    x = x.reshape(-1, *x.shape[-2:])
+    return x.mT if x.shape[1] < x.shape[2] else x
+
+
+def stack_similar(
+    tall: Sequence[Array], limit: int | None
+) -> Iterator[tuple[list[int], Array]]:
+    """What shares a call: the indices of such arrays, and their matrices in one stack."""
+    stacks = [(len(x), x.shape[1], x.shape[2]) for x in tall]
+    for (m, n), members in merge_shapes(stacks, limit).items():
+        padded = [
+            jnp.pad(x, ((0, 0), (0, m - x.shape[1]), (0, n - x.shape[2])))
+            for x in (tall[i] for i in members)
+        ]
+        yield members, jnp.concatenate(padded)
 
 
 def merge_shapes(
@@ -110,11 +124,6 @@ def _union(first: tuple[int, int], second: tuple[int, int]) -> tuple[int, int]:
 def _cost(shape: tuple[int, int]) -> int:
     m, n = shape
     return 2 * m * n * n + n**3
-
-
-def _as_tall(x: Array) -> Array:
-    x = x.reshape(-1, *x.shape[-2:])
-    return x.mT if x.shape[1] < x.shape[2] else x
 
 
 def _as_before(part: Array, like: Array) -> Array:

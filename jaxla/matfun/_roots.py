@@ -26,7 +26,7 @@ from ._minimax import Coefficients
 METHODS = ("minimax", "newton", "eigh", "auto")
 # On CPU `eigh` is faster for larger matrices, or if there are more of them than these
 # entries, which fit a cache (benchmarks/roots.py).
-LARGEST_FOR_PRODUCTS_ON_CPU = 56
+LARGEST_FOR_PRODUCTS_ON_CPU = 64
 MANY_ENTRIES, LARGEST_OF_MANY = 2**18, 32
 
 
@@ -67,7 +67,7 @@ def inverse_pth_root(
         - `"newton"`: the coupled iteration of Newton's method, for comparison;
         - `"eigh"`: the eigendecomposition, on CPU faster for matrices larger than 64,
             and in `float32` about 20 times less accurate at condition 1e4 and more;
-        - `"auto"`: `"eigh"` on CPU for matrices larger than 56, or 32 if the batch is
+        - `"auto"`: `"eigh"` on CPU for matrices larger than 64, or 32 if the batch is
             large, else `"minimax"`.
     - `damping`: relative damping. Below `1e-6` in `float32` the smallest
         eigenvalues drown in rounding errors. May be traced.

@@ -7,9 +7,12 @@
 | Muon, and Adam for what is no hidden matrix | `muon`, `scale_by_muon` |
 | steepest descent under a norm for each layer | `steepest_descent`, ... |
 | a step size that finds out how far there is to go | `prodigy_step_size` |
+| learning rates that serve every width | `scale_by_width`, \
+`scale_by_spectral_condition` |
 | to choose which parameter is a hidden matrix, which axes are inputs | `Layers` |
 | Adam in the eigenbases of Shampoo's statistics | `soap`, `scale_by_soap` |
 | Shampoo with statistics in four bits, before any optimizer | `four_bit_shampoo`, ... |
+| Shampoo whose factors fit in the sense of Kullback and Leibler | `kl_shampoo`, ... |
 | to choose block sizes, refresh period, exponent, exceptions | `Blocks` |
 | to choose the bits, and how often roots are renewed | `Storage` |
 | to see what each parameter gets, and what it costs | `describe` |
@@ -33,6 +36,11 @@ from ._four_bit_shampoo import (
     scale_by_four_bit_shampoo as scale_by_four_bit_shampoo,
     ScaleByFourBitShampooState as ScaleByFourBitShampooState,
 )
+from ._kl_shampoo import (
+    kl_shampoo as kl_shampoo,
+    scale_by_kl_shampoo as scale_by_kl_shampoo,
+    ScaleByKlShampooState as ScaleByKlShampooState,
+)
 from ._muon import (
     muon as muon,
     scale_by_muon as scale_by_muon,
@@ -53,8 +61,13 @@ from ._soap import (
     ScaleBySoapState as ScaleBySoapState,
     soap as soap,
 )
+from ._spectral_condition import (
+    scale_by_spectral_condition as scale_by_spectral_condition,
+    ScaleBySpectralConditionState as ScaleBySpectralConditionState,
+)
 from ._steepest import (
     scale_by_steepest_descent as scale_by_steepest_descent,
     ScaleBySteepestDescentState as ScaleBySteepestDescentState,
     steepest_descent as steepest_descent,
 )
+from ._width import scale_by_width as scale_by_width

@@ -104,8 +104,8 @@ def _tables(
         batch, m, n = leaf.matrix_shape
         matrix = f"{m}x{n}" if batch == 1 else f"{batch} of {m}x{n}"
         left, right = leaf.num_factors
-        left_blocks = f"{left} of {leaf.tile[0]}"
-        right_blocks = f"{right} of {leaf.tile[1]}"
+        left_blocks = f"{left} of {leaf.tile[0]}" if left else "-"
+        right_blocks = f"{right} of {leaf.tile[1]}" if right else "-"
         rows.append((leaf.path, shape, matrix, left_blocks, right_blocks))
     yield _align(rows)
     unused = blocks.unused_rules([leaf.path for leaf in plan.leaves])

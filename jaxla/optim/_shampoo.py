@@ -113,6 +113,7 @@ def scale_by_shampoo(
         plan, dtype, common = start(
             params, blocks, mu_dtype, hyper.needs_nu, "roots", flops
         )
+        hyper.check_scales(plan)
         return ScaleByShampooState(
             **common,
             rejected=jnp.zeros([], jnp.int32),
@@ -206,6 +207,17 @@ class _Hyperparameters(NamedTuple):
     def needs_nu(self, leaf: kron.LeafPlan) -> bool:
         return leaf.axes is None or self.graft == "adam"
 
+    def check_scales(self, plan: kron.Plan) -> None:
+        """Grafting must set the size of a step whose root has none."""
+        if self.graft == "none" and self.blocks.normalize_trace:
+            for leaf in plan.leaves:
+                if leaf.one_sided:
+                    raise ValueError(
+                        "`graft='none'` does not go with `normalize_trace=True` of "
+                        f"`blocks` where {leaf.path!r} is one-sided: a trace is that of "
+                        "two sides. Graft, or leave `normalize_trace` at False."
+                    )
+
     def step_alone(self, leaf: kron.LeafPlan, mean, variance, eps):
         """The step without preconditioner: Adam's, or the momentum itself."""
         return adam(mean, variance, eps) if self.needs_nu(leaf) else mean
@@ -265,7 +277,8 @@ def _precondition(
     ]
     if not plan.num_factors:
         return out
-    stacks = kron.precondition(grads.to_stacks(source), state.roots, plan)
+    source_stacks = grads.to_stacks(source)
+    stacks = kron.precondition(source_stacks, state.roots, plan, blocks=hyper.blocks)
     if hyper.graft != "none":
         stacks = kron.graft(stacks, _sizes(source, nu, grads, hyper), plan)
     ready = kron.has_roots(state.factors, state.residuals, plan)

@@ -18,12 +18,19 @@ that cannot run here raises `unittest.SkipTest`, which test runners show as skip
 those on meshes need two devices, for instance simulated ones, by
 `jax.config.update("jax_num_cpu_devices", 8)` before anything else; that of Orbax needs
 `orbax-checkpoint`.
+
+`coordinate_check` is another kind: it measures if the features of your model change alike
+at every width.
 """
 
 from ._checkpoints import (
     check_donation as check_donation,
     check_orbax as check_orbax,
     check_serialisation as check_serialisation,
+)
+from ._coordinates import (
+    coordinate_check as coordinate_check,
+    CoordinateCheck as CoordinateCheck,
 )
 from ._hyperparameters import (
     check_injection as check_injection,

@@ -125,7 +125,7 @@ def check_nonfinite(factory: Factory) -> None:
     **Returns:**
 
     Nothing; raises if the update of the parameter is not zero, another parameter is
-    disturbed, or a later update is not finite.
+    disturbed, a later update is not finite, or the parameter does not move again.
 
     !!! example
 
@@ -151,8 +151,9 @@ def check_nonfinite(factory: Factory) -> None:
 
 
 def _check_others(updates: Any, expected: Any, index: int, what: str) -> None:
-    own = jax.tree.leaves(updates[1])[index]
+    own, *later = (jax.tree.leaves(update)[index] for update in updates[1:])
     assert not own.any(), f"The update {what} is {own}."
+    assert all(update.any() for update in later), f"No update comes after one {what}."
     others = [
         [leaf for i, leaf in enumerate(jax.tree.leaves(update)) if i != index]
         for update in (*updates, *expected)

@@ -32,6 +32,12 @@ def by_hand(name):
         "soap": jaxla.optim.soap(
             0.1, weight_decay=1e-4, blocks=Blocks(size=128, refresh_every=8)
         ),
+        "kl-shampoo": jaxla.optim.kl_shampoo(
+            0.1,
+            initial_eigenvalue=None,
+            weight_decay=1e-4,
+            blocks=Blocks(size=128, refresh_every=8),
+        ),
         "four-bit": jaxla.optim.four_bit_shampoo(
             0.1,
             weight_decay=1e-4,

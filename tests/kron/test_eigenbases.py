@@ -97,3 +97,11 @@ def test_rotations_undo_each_other(getkey):
     own = kron.rotate(kron.to_stacks(leaves, plan), bases, plan)[8, 8][-1]
     singular = np.linalg.svd(leaves[1], compute_uv=False)
     np.testing.assert_allclose(np.sort(np.abs(own).max(0))[::-1][:6], singular, rtol=1e-4)
+
+
+def test_the_first_decomposition_is_not_made_again():
+    """It is in the loop that runs once; XLA would like to have it before."""
+    factors = {8: jnp.eye(8)[None]}
+    program = jax.jit(kron.first_bases).lower(factors, factors, 0).compile().as_text()
+    assert "syevd" in program
+    assert "syevd" not in program[program.index("ENTRY ") :]

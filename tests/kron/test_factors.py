@@ -63,13 +63,23 @@ def block_diagonal(gram, size, fn):
     return out
 
 
-def desired_step(leaf, i, size, fn):
-    """`fn(L) G fn(R)` with block-diagonal `L` and `R`, in the shape of the leaf."""
+def desired_step(leaf, i, size, fn, limit=None):
+    """`fn(L) G fn(R)` with block-diagonal `L` and `R`, in the shape of the leaf.
+
+    Above the limit, `fn(L, lone=True) G` or `G fn(R, lone=True)`.
+    """
     out = []
     for g in matrices_of(leaf, i):
-        left = block_diagonal(g @ g.T, size, fn)
-        right = block_diagonal(g.T @ g, size, fn)
-        out.append(left @ g @ right)
+        m, n = g.shape
+        lone = limit is not None and max(m, n) > limit
+        if not lone or m <= n:
+            left = block_diagonal(g @ g.T, size, functools.partial(fn, lone=lone))
+        if not lone or m > n:
+            right = block_diagonal(g.T @ g, size, functools.partial(fn, lone=lone))
+        if lone:
+            out.append(left @ g if m <= n else g @ right)
+        else:
+            out.append(left @ g @ right)
     return (np.array(out).swapaxes(1, 2) if i == 4 else np.array(out)).reshape(leaf.shape)
 
 
@@ -102,6 +112,8 @@ def test_grams_are_diagonal_blocks_in_the_order_of_the_plan(getkey, size, shards
 
 CHOICES = [
     {},
+    {"one_sided_above": 17},
+    {"exponent": 1, "normalize_trace": True, "one_sided_above": 17},
     {"exponent": 1 / 2, "normalize_trace": True},
     {"exponent": 1, "normalize_trace": True},
     {"exponent": 0.3},
@@ -123,21 +135,22 @@ def test_steps_are_those_of_dense_matrices(getkey, size, choices):
         roots, residuals, rejected = kron.refresh_roots(
             factors, *empty_like(factors), 0, blocks=blocks, damping=0.1, tolerance=1e-2
         )
-        out = kron.precondition(stacks, roots, plan)
+        out = kron.precondition(stacks, roots, plan, blocks=blocks)
         ready = kron.has_roots(factors, residuals, plan)
         return kron.from_stacks(out, plan), rejected, ready
 
-    def root(gram):
+    def root(gram, lone):
         if blocks.normalize_trace:
             gram = gram / np.sqrt(np.trace(gram))
-        return power_oracle(gram, -blocks.exponent, 0.1)
+        exponent = blocks.exponent * (2 if lone and not blocks.normalize_trace else 1)
+        return power_oracle(gram, -exponent, 0.1)
 
     out, rejected, ready = step(leaves)
     assert rejected == 0
     assert ready.all()
     assert sorted(out) == MATRICES
     for i, actual in out.items():
-        desired = desired_step(leaves[i], i, size, root)
+        desired = desired_step(leaves[i], i, size, root, blocks.one_sided_above)
         assert_close(actual, desired, amplification=30)
 
 

@@ -38,9 +38,12 @@ shapes = st.lists(
     size=st.sampled_from([8, 16, 24, 64]),
     classes=st.integers(1, 4),
     shards=st.sampled_from([1, 2, 8]),
+    limit=st.sampled_from([None, 0, 20]),
 )
-def test_plans_hold_together(shapes, size, classes, shards):
-    plan = plan_of(shapes, size=size, classes=classes, shards=shards)
+def test_plans_hold_together(shapes, size, classes, shards, limit):
+    plan = plan_of(
+        shapes, size=size, classes=classes, shards=shards, one_sided_above=limit
+    )
     assert len(plan.leaves) == len(shapes)
     for shape, leaf in zip(shapes, plan.leaves, strict=True):
         assert leaf.shape == shape
@@ -50,7 +53,13 @@ def test_plans_hold_together(shapes, size, classes, shards):
         batch, m, n = leaf.matrix_shape
         assert batch * m * n == math.prod(shape)
         counts = (leaf.rows, leaf.cols)
-        assert leaf.num_factors == (batch * leaf.rows, batch * leaf.cols)
+        sides = (True, True)
+        if limit is not None and max(m, n) > limit:
+            sides = (m <= n, m > n)
+        assert leaf.num_factors == (
+            sides[0] * batch * leaf.rows,
+            sides[1] * batch * leaf.cols,
+        )
         assert leaf.num_tiles == batch * leaf.rows * leaf.cols
         for length, count, part, block in zip(
             (m, n), counts, leaf.part, leaf.tile, strict=True
@@ -62,7 +71,7 @@ def test_plans_hold_together(shapes, size, classes, shards):
             assert block % 8 == 0
     parts = longest_parts(plan)
     assert len(parts) <= classes
-    assert sorted(parts) == list(plan.num_factors)
+    assert sorted(size for size, used in parts.items() if used) == list(plan.num_factors)
     check_places(plan, parts, shards)
     check_tiles(plan)
 
@@ -106,8 +115,8 @@ def check_tiles(plan):
             expected += [
                 (
                     i,
-                    leaf.left.start + b * leaf.rows + r,
-                    leaf.right.start + b * leaf.cols + c,
+                    leaf.left.start + b * leaf.rows + r if leaf.sides[0] else -1,
+                    leaf.right.start + b * leaf.cols + c if leaf.sides[1] else -1,
                 )
                 for b in range(leaf.matrix_shape[0])
                 for r in range(leaf.rows)
@@ -199,8 +208,8 @@ def test_rules_overrule_the_default():
         (
             (3, 4),
             "rows",
-            "`rules` must give 'matrix', 'diagonal', `Axes` or None for a parameter; got "
-            "'rows' for 'p'.",
+            "`rules` must give 'matrix', 'one-sided', 'diagonal', `Axes` or None for a "
+            "parameter; got 'rows' for 'p'.",
         ),
         (
             (3, 4),

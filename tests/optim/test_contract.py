@@ -14,12 +14,26 @@ from jaxla import testing
 from jaxla.optim import (
     Blocks,
     four_bit_shampoo,
+    kl_shampoo,
     muon,
+    scale_by_spectral_condition,
+    scale_by_width,
     shampoo,
     soap,
     steepest_descent,
     Storage,
 )
+
+
+def spectral_condition(learning_rate):
+    scale = scale_by_spectral_condition(power_steps=1)
+    return optax.chain(scale, optax.scale_by_learning_rate(learning_rate))
+
+
+def by_width(learning_rate):
+    scale = scale_by_spectral_condition(norm="frobenius")
+    width = scale_by_width("sgd")
+    return optax.chain(scale, width, optax.scale_by_learning_rate(learning_rate))
 
 
 # Checks make a few steps: with the default period they would see hardly any root.
@@ -46,7 +60,11 @@ EVERY_CHECK = {
     "muon": functools.partial(muon, adam_scale=1.0),
 }
 # Derivatives take their bases for constants, which the finite difference does not.
-CONSTANT_BASES = {"soap": functools.partial(soap, blocks=SOME)}
+CONSTANT_BASES = {
+    "soap": functools.partial(soap, blocks=SOME),
+    # A start that is not slower than the others.
+    "kl-shampoo": functools.partial(kl_shampoo, blocks=SOME, initial_eigenvalue=None),
+}
 MOST_CHECKS = {
     "small-after": functools.partial(shampoo, blocks=SMALL, momentum="after"),
     "square-none": functools.partial(shampoo, blocks=SQUARE, graft="none"),
@@ -63,10 +81,16 @@ CHEAP_CHECKS = {
     # Without momentum, by which a parameter moves on after a gradient that is refused.
     "four-bit": FOUR_BIT,
     "bfloat16": functools.partial(shampoo, mu_dtype="bfloat16"),
+    "one-sided": functools.partial(
+        shampoo, blocks=Blocks(size=8, refresh_every=2, one_sided_above=0)
+    ),
+    "kl-defaults": kl_shampoo,
     "steepest-descent": steepest_descent,
     "muon-exact": functools.partial(
         muon, adam_scale=1.0, engine="exact", scale="adam", nesterov=False
     ),
+    "spectral-condition": spectral_condition,
+    "width-frobenius": by_width,
 }
 # Those that compile nothing, or share what the first of them compiles.
 CHEAP = (

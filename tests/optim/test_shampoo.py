@@ -1,6 +1,7 @@
 """Shampoo against the textbook, and what follows from its definition."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +60,7 @@ def assert_close(actual, expected, tolerance):
 def against_textbook(blocks, tolerance, dtype="float64", shape=(7, 5), **choices):
     """Runs both from the same start on the same gradients."""
     static = {k: choices.pop(k) for k in ("graft", "momentum") if k in choices}
-    ends = {k: choices.pop(k) for k in ("rows", "cols") if k in choices}
+    ends = {k: choices.pop(k) for k in ("rows", "cols", "sides") if k in choices}
     numbers = {"b1": 0.9, "b2": 0.95, "damping": 1e-5} | choices
     grads = random_grads(shape, dtype=dtype)
     start = jnp.asarray(np.random.default_rng(1).normal(size=shape), dtype)
@@ -95,6 +96,32 @@ def test_equals_the_textbook(root, choices):
     blocks = Blocks(size=8, refresh_every=1, root=root)
     # The weights of the averages are computed in float32.
     against_textbook(blocks, 1e-5, **choices)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("shape", "sides", "choices"),
+    [
+        ((5, 7), "left", {}),
+        ((7, 5), "right", {"exponent": 1 / 2, "normalize_trace": True}),
+    ],
+    ids=str,
+)
+def test_equals_the_textbook_on_the_shorter_side(shape, sides, choices):
+    """A lone factor takes the exponent 1/2 of order one, as does the square."""
+    blocks = Blocks(size=8, refresh_every=1, one_sided_above=6, **choices)
+    graft = "sgd" if choices else "none"
+    against_textbook(blocks, 1e-5, shape=shape, sides=sides, graft=graft)
+
+
+def test_a_lone_trace_gives_no_size():
+    blocks = Blocks(normalize_trace=True, rules={"w": "one-sided"})
+    opt = shampoo(0.1, graft="none", blocks=blocks)
+    message = (
+        "`graft='none'` does not go with `normalize_trace=True` of `blocks` where 'w'"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        opt.init({"w": jnp.ones((4, 6))})
 
 
 @pytest.mark.usefixtures("x64")

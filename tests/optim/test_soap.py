@@ -37,6 +37,17 @@ def test_equals_the_textbook(blocks, turns):
     assert_close(updates, expected, 1e-4)
 
 
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("wide", [True, False])
+def test_a_long_side_keeps_its_basis(wide):
+    grads = random_grads((4, 6) if wide else (6, 4), dtype="float64")
+    blocks = Blocks(size=8, refresh_every=1, one_sided_above=5)
+    updates, states = run(scale_by_soap(blocks=blocks), grads[0], grads)
+    expected = textbook.Soap(one_sided=True).run(g if wide else g.T for g in grads)
+    assert_close(updates, [x if wide else x.T for x in expected], 1e-4)
+    assert states[-1].bases[8].shape == (1, 8, 8)
+
+
 def test_equals_the_textbook_in_float32():
     grads = random_grads((6, 6))
     updates, _ = run(scale_by_soap(blocks=EVERY_STEP), grads[0], grads)
