@@ -93,6 +93,7 @@ def test_blocks_must_be_blocks():
         ({"classes": 0}, "`classes` must be an integer, at least 1; got 0"),
         ({"refresh_every": 0}, "`refresh_every` must be an integer, at least 1; got 0"),
         ({"eager_steps": -1}, "`eager_steps` must be an integer, at least 0; got -1"),
+        ({"one_sided_above": 0.5}, "`one_sided_above` must be an integer, at least 0"),
         ({"shards": 0}, "`shards` must be an integer, at least 1; got 0"),
         ({"root": "newton"}, "`root` must be one of 'auto', 'coupled', 'eigh'"),
         ({"exponent": -0.5}, "`exponent` must be a positive number; got -0.5"),
@@ -108,7 +109,7 @@ def test_impossible_blocks(choices, message):
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ("rows", r"'matrix', 'diagonal', `Axes` or None .* got 'rows' for 'w'"),
+        ("rows", r"'one-sided', 'diagonal', `Axes` or None .* got 'rows' for 'w'"),
         (Axes(rows=(0,), cols=(0,)), r"each axis of the parameter 'w' of shape \(1, 3\)"),
         (Axes(rows=(0,), cols=(2,)), r"each axis of the parameter 'w' of shape \(1, 3\)"),
         ("matrix", r"treat 'w' as a matrix, but its shape \(1, 3\) does not have two"),
