@@ -93,7 +93,7 @@ def test_blocks_must_be_blocks():
         ({"classes": 0}, "`classes` must be an integer, at least 1; got 0"),
         ({"refresh_every": 0}, "`refresh_every` must be an integer, at least 1; got 0"),
         ({"eager_steps": -1}, "`eager_steps` must be an integer, at least 0; got -1"),
-        ({"one_sided_above": 0.5}, "`one_sided_above` must be an integer, at least 0"),
+        ({"one_sided_above": -1}, "`one_sided_above` must be an integer, at least 0"),
         ({"shards": 0}, "`shards` must be an integer, at least 1; got 0"),
         ({"root": "newton"}, "`root` must be one of 'auto', 'coupled', 'eigh'"),
         ({"exponent": -0.5}, "`exponent` must be a positive number; got -0.5"),
