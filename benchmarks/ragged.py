@@ -170,8 +170,8 @@ def _run_table(
     )  # fmt: skip
     note = (
         f"For {params:,} parameters and batches of {BATCH}. Milliseconds of CPU time on "
-        "one core; the median and the worst are of all steps but the first. Wall time has "
-        "in it what else ran on the machine: Adam's own tells how much."
+        "one core; the median and the worst are of all steps but the first. Wall time "
+        "has in it what else ran on the machine: Adam's own tells how much."
     )
     return Table("Running the training step, and its state", columns, rows, note)
 
