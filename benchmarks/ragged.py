@@ -188,7 +188,11 @@ def figures(made: Made, taken: dict[str, Samples]) -> list[Figure]:
         for name in ours
     ]
     running = [
-        Figure(f"{name}: worst step / median step", 2, _worst(taken[name].cpu))
+        Figure(
+            f"{name}: CPU time of the worst step but the first / median",
+            2,
+            _worst(taken[name].cpu),
+        )
         for name in ours
     ]
     return compiling + running

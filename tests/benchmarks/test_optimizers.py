@@ -156,7 +156,8 @@ class TestComparison:
         adamw, other = self.rows(9.0)
         assert adamw["steps to AdamW's loss"] == 10
         assert adamw["time / AdamW"] == 1
-        assert other["better than AdamW"] == "1 of 2"
+        assert other["better"] == "1 of 2"
+        np.testing.assert_allclose(other["minus AdamW's"], (-0.5 + 0.1) / 2)
         assert (other["loss"], other["least"], other["largest"]) == (1.3, 1.1, 1.5)
         # One of the two never gets there, and the median with it.
         assert other["steps to AdamW's loss"] == other["seconds to it"] == "never"
