@@ -35,11 +35,13 @@ def loss(params: Params, x: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(values, labels).mean()
 
 
-def training_step(opt: optax.GradientTransformation) -> Callable[..., Any]:
+def training_step(
+    opt: optax.GradientTransformation, loss: Callable[..., jax.Array] = loss
+) -> Callable[..., Any]:
     """From parameters, state and batch to new parameters and state."""
 
-    def step(params, state, x, labels):
-        grads = jax.grad(loss)(params, x, labels)
+    def step(params, state, *batch):
+        grads = jax.grad(loss)(params, *batch)
         updates, state = opt.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 

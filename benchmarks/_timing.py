@@ -148,6 +148,17 @@ def time_interleaved(
     return {name: Samples(*np.array(times).T) for name, times in taken.items()}
 
 
+class Stepper:
+    """Calls an executable again and again, each time on what it returned before."""
+
+    def __init__(self, call, params, state, *rest):
+        self.call, self.params, self.state, self.rest = call, params, state, rest
+
+    def __call__(self):
+        self.params, self.state = self.call(self.params, self.state, *self.rest)
+        return self.params, self.state
+
+
 def summary(values: Sequence[float] | np.ndarray) -> dict[str, float]:
     """The median and the spread of some measurements."""
     array = np.asarray(values)

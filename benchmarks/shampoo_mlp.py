@@ -20,6 +20,7 @@ from ._timing import (
     Compiled,
     ratio,
     Samples,
+    Stepper,
     summary,
     time_interleaved,
 )
@@ -86,17 +87,6 @@ def optimizers(params, settings: Settings) -> tuple[Optimizers, list[tuple[str, 
     # In smoke mode no other package is needed.
     peers, failing = peer_optimizers(RATE, params, settings.choose(None, ()))
     return {**competitors, **peers}, failing
-
-
-class Stepper:
-    """Calls an executable again and again, each time on what it returned before."""
-
-    def __init__(self, call, params, state, *rest):
-        self.call, self.params, self.state, self.rest = call, params, state, rest
-
-    def __call__(self):
-        self.params, self.state = self.call(self.params, self.state, *self.rest)
-        return self.params, self.state
 
 
 def _measure_kind(
