@@ -51,7 +51,9 @@ def stripped(text):
 
 def test_the_readme_has_code_and_every_page_is_read():
     assert len(list(python_blocks(PAGES[0]))) >= 6
-    assert {"choose-an-optimizer.md", "index.md", "shampoo.md"} <= {page.name for page in PAGES}
+    assert {"choose-an-optimizer.md", "index.md", "shampoo.md"} <= {
+        page.name for page in PAGES
+    }
 
 
 def test_versions_are_those_of_pyproject():

@@ -10,7 +10,14 @@ from collections.abc import Callable
 import optax
 
 from jaxla.kron import Blocks, Storage
-from jaxla.optim import four_bit_shampoo, kl_shampoo, muon, shampoo, soap
+from jaxla.optim import (
+    four_bit_shampoo,
+    kl_shampoo,
+    muon,
+    shampoo,
+    soap,
+    steepest_descent,
+)
 
 
 WEIGHT_DECAY = 1e-4
@@ -70,6 +77,11 @@ def _muon(schedule: optax.Schedule) -> optax.GradientTransformation:
     return muon(schedule, adam_scale=1.0, scale="adam", weight_decay=WEIGHT_DECAY)
 
 
+def _steepest_descent(schedule: optax.Schedule) -> optax.GradientTransformation:
+    descent = steepest_descent(schedule, weight_decay=WEIGHT_DECAY)
+    return optax.chain(optax.ema(0.9), descent)
+
+
 def _sgd(schedule: optax.Schedule) -> optax.GradientTransformation:
     momentum = optax.trace(decay=0.9, nesterov=True)
     decay = optax.add_decayed_weights(WEIGHT_DECAY)
@@ -101,6 +113,11 @@ OPTIMIZERS = {
     "muon": Recipe(
         "jaxla.optim.muon in steps of Adam's size (b1 0.95, for the rest 0.9 and 0.95)",
         _muon,
+    ),
+    "steepest-descent": Recipe(
+        "jaxla.optim.steepest_descent on averaged gradients (decay 0.9): the spectral "
+        "norm for weights, the largest entry for biases",
+        _steepest_descent,
     ),
     "sgd": Recipe("gradient descent with Nesterov momentum 0.9", _sgd),
 }

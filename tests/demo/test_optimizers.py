@@ -45,6 +45,9 @@ def by_hand(name):
             storage=Storage(turns_per_root=1),
         ),
         "muon": jaxla.optim.muon(0.1, adam_scale=1.0, scale="adam", weight_decay=1e-4),
+        "steepest-descent": optax.chain(
+            optax.ema(0.9), jaxla.optim.steepest_descent(0.1, weight_decay=1e-4)
+        ),
         "sgd": optax.chain(
             optax.trace(0.9, nesterov=True),
             optax.add_decayed_weights(1e-4),
