@@ -59,7 +59,8 @@ def solve_continuous_are(
     **Returns:**
 
     [`jaxla.matfun.MatrixSolution`][]; the solution is symmetric. Where there is no
-    stabilizing solution, or $(A, Q)$ is not detectable, `residual` is infinite.
+    stabilizing solution, where $(A, Q)$ is not detectable, and where what was found does
+    not stabilize because of rounding, it is zero and `residual` infinite.
 
     **Cost:** two LU decompositions of size $2 n$; in each step taken, usually 5 to 12,
     one of size $n$ and six products. Then a Lyapunov equation, and one for a derivative.
@@ -118,7 +119,8 @@ def solve_discrete_are(
     **Returns:**
 
     [`jaxla.matfun.MatrixSolution`][]; the solution is symmetric. Where there is no
-    stabilizing solution, or $(A, Q)$ is not detectable, `residual` is infinite.
+    stabilizing solution, where $(A, Q)$ is not detectable, and where what was found does
+    not stabilize because of rounding, it is zero and `residual` infinite.
 
     **Cost:** in each step taken, usually 5 to 12, one LU decomposition and six products.
     Then a Stein equation, and one for a derivative.
@@ -197,7 +199,7 @@ def _continuous(steps: int, a: Array, g: Array, q: Array) -> tuple[Array, Array]
     x, last = _doubled(start[..., :n, :n], start[..., :n, n:], -start[..., n:, :n], steps)
 
     def newton(closed, rest):
-        return continuous_lyapunov(closed.mT, -rest, INNER_STEPS)[0]
+        return continuous_lyapunov(closed.mT, -rest, INNER_STEPS)
 
     return _improved(lambda x: _continuous_loop(a, g, q, x), newton, x, last)
 
@@ -220,7 +222,7 @@ def _discrete(steps: int, a: Array, g: Array, q: Array) -> tuple[Array, Array]:
     x, last = _doubled(a, g, q, steps)
 
     def newton(closed, rest):
-        return discrete_lyapunov(closed.mT, rest, INNER_STEPS)[0]
+        return discrete_lyapunov(closed.mT, rest, INNER_STEPS)
 
     return _improved(lambda x: _discrete_loop(a, g, q, x), newton, x, last)
 
@@ -273,16 +275,22 @@ def _doubled(e: Array, g: Array, h: Array, steps: int) -> tuple[Array, Array]:
 
 
 def _improved(loop_of, newton, x: Array, last: Array) -> tuple[Array, Array]:
-    """`X` after a step of Newton's method where that helps, and its residual."""
+    """`X` after a step of Newton's method where that helps, and its residual.
+
+    Zero and infinite where the closed loop is not stable: another solution of the
+    equation does not count, however small its residual.
+    """
     closed, rest, terms = loop_of(x)
-    change = newton(closed, rest)
+    change, stable = newton(closed, rest)
     new = x + (change + change.mT) / 2
     _, new_rest, new_terms = loop_of(new)
     old_size = relative_residual(rest, terms)
     new_size = relative_residual(new_rest, new_terms)
     better = new_size < old_size
-    residual = jnp.where(last < 1, jnp.where(better, new_size, old_size), jnp.inf)
-    return jnp.where(better[..., None, None], new, x), residual
+    found = (last < 1) & stable
+    residual = jnp.where(found, jnp.where(better, new_size, old_size), jnp.inf)
+    x = jnp.where(better[..., None, None], new, x)
+    return jnp.where(found[..., None, None], x, 0), residual
 
 
 def _continuous_loop(a: Array, g: Array, q: Array, x: Array):

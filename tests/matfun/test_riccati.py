@@ -135,6 +135,26 @@ def test_residual_is_what_the_equation_leaves(getkey, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_what_does_not_stabilize_is_flagged(kind):
+    """Badly scaled systems with weak control, which rounding makes uncontrollable."""
+    rng, n, batch = np.random.default_rng(0), 4, 60
+    size, grade = (
+        10 ** rng.uniform(-2, 3, batch),
+        10 ** rng.uniform(-1.5, 1.5, (batch, n)),
+    )
+    a = rng.normal(size=(batch, n, n)) * size[:, None, None]
+    a = a * grade[:, :, None] / grade[:, None, :]
+    b = rng.normal(size=(batch, n, 2)) * 10 ** rng.uniform(-2, 1, (batch, 1, 1))
+    x, residual = SOLVE[kind](*cast("float32", a, b, np.eye(n), np.eye(2)))
+    flagged = np.isinf(residual)
+    assert 0 < flagged.sum() < batch
+    assert (x[flagged] == 0).all()
+    for i in np.flatnonzero(~flagged):
+        k = gain(kind, a[i], b[i], np.asarray(x[i], "float64"), np.eye(2))
+        assert margin(kind, a[i] - b[i] @ k) > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_without_a_stabilizing_solution_it_is_flagged(getkey, dtype, kind):
     _, b, _, r = regulator(getkey)
     unstable = np.diag([2.0, 3, 0.5, -0.3])
