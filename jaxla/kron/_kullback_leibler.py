@@ -12,10 +12,9 @@ al., 2025) knows both as $Q \mathrm{diag}(\lambda) Q^\top$.
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, ScalarLike
+from jaxtyping import Array, ArrayLike, Float, ScalarLike
 
 from jaxla._dtypes import matmul
 
@@ -38,7 +37,7 @@ def whitened_factors(
 
     - `stacks`: the gradients, as [`jaxla.kron.to_stacks`][] returns them.
     - `bases`, `spectra`: eigenvectors and eigenvalues of $L$ and $R$ so far, stacked by
-        size. Eigenvalues must be positive.
+        size. Eigenvalues must be positive, or zero for what has had no gradient.
     - `plan`: the plan by which they were stacked.
 
     **Returns:**
@@ -67,7 +66,8 @@ def whitened_factors(
         Lin, Lowe, Dangel, Eschenhagen, Xu and Grosse, *Understanding and Improving
         Shampoo and SOAP via Kullback-Leibler Minimization*, 2025.
     """
-    half = {size: jax.lax.rsqrt(spectrum) for size, spectrum in spectra.items()}
+    # What has no eigenvalues yet has had no gradient.
+    half = {s: _divide(1, jnp.sqrt(spectrum)) for s, spectrum in spectra.items()}
     transposed = {size: basis.mT for size, basis in bases.items()}
     right = times_right(stacks, bases, plan)  # G Q_R
     left = times_left(transposed, stacks, plan)  # Q_Lᵀ G
@@ -87,9 +87,17 @@ def whitened_factors(
     # A left factor is a mean over the columns of the matrix, a right one over its rows.
     lengths = _per_factor(plan, lambda leaf: leaf.matrix_shape[:0:-1])
     return (
-        {size: x / lengths[size][:, None, None] for size, x in factors.items()},
-        {size: x / lengths[size][:, None] for size, x in diagonals.items()},
+        {size: _divided(x, lengths[size]) for size, x in factors.items()},
+        {size: _divided(x, lengths[size]) for size, x in diagonals.items()},
     )
+
+
+def _divide(x: ArrayLike, y: Array) -> Array:
+    return jnp.where(y == 0, 0, x / jnp.where(y == 0, 1, y))
+
+
+def _divided(x: Array, numbers: np.ndarray) -> Array:
+    return x / jnp.asarray(numbers, x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
 
 
 def whiten(stacks: Stacks, spectra: Spectra, eps: ScalarLike, plan: Plan) -> Stacks:
@@ -120,16 +128,17 @@ def whiten(stacks: Stacks, spectra: Spectra, eps: ScalarLike, plan: Plan) -> Sta
     scale = {size: jnp.ones_like(tiles) for size, tiles in stacks.items()}
     scale = combine(LEFT, lambda x, root: x * root[:, :, None], scale, roots, plan)
     scale = combine(RIGHT, lambda x, root: x * root[:, None, :], scale, roots, plan)
-    return {size: tiles / (scale[size] + eps) for size, tiles in stacks.items()}
+    return {size: _divide(tiles, scale[size] + eps) for size, tiles in stacks.items()}
 
 
-def bound_spectra(spectra: Spectra, plan: Plan) -> Spectra:
+def bound_spectra(spectra: Spectra, plan: Plan, *, relative: bool = False) -> Spectra:
     r"""Eigenvalues that are not too small to divide by.
 
     **Arguments:**
 
     - `spectra`: the eigenvalues, stacked by size.
     - `plan`: the plan.
+    - `relative`: to the largest of the block, or as a number? (Static.)
 
     **Returns:**
 
@@ -145,8 +154,11 @@ def bound_spectra(spectra: Spectra, plan: Plan) -> Spectra:
     """
     out = {}
     for size, order in _per_factor(plan, lambda leaf: leaf.part).items():
-        least = 1 / order.clip(10, 4000) ** 2
-        out[size] = jnp.maximum(spectra[size], least[:, None].astype(np.float32))
+        values = spectra[size]
+        least = jnp.asarray(1 / order.clip(10, 4000)[:, None] ** 2, values.dtype)
+        if relative:
+            least = least * values.max(-1, keepdims=True)
+        out[size] = jnp.maximum(values, least)
     return out
 
 

@@ -183,7 +183,7 @@ def _cut(
     path: str, shape: tuple[int, ...], blocks: Blocks, rule: Rule | None
 ) -> LeafPlan:
     one_sided = rule == "one-sided"
-    axes = _resolve(path, shape, "matrix" if one_sided else rule)
+    axes = _resolve(path, shape, rule)
     if axes is None:
         return LeafPlan(path, shape)
     batch, m, n = (
@@ -223,15 +223,16 @@ def _resolve(path: str, shape: tuple[int, ...], rule: Rule | None) -> Axes | Non
         return rule
     if rule == "diagonal":
         return None
-    if rule not in ("matrix", None):
+    if rule not in ("matrix", "one-sided", None):
         raise ValueError(
             "`rules` must give 'matrix', 'one-sided', 'diagonal', `Axes` or None for a "
             f"parameter; got {rule!r} for {path!r}."
         )
     axes = _most_square(shape)
-    if rule == "matrix" and axes is None:
+    if rule is not None and axes is None:
+        kind = "a matrix" if rule == "matrix" else "a one-sided matrix"
         raise ValueError(
-            f"`rules` asks to treat {path!r} as a matrix, but its shape {shape} does "
+            f"`rules` asks to treat {path!r} as {kind}, but its shape {shape} does "
             "not have two axes longer than 1."
         )
     return axes
@@ -263,10 +264,15 @@ def _block_sizes(plans: Sequence[LeafPlan], blocks: Blocks) -> dict[int, int]:
     batched call to compile and to run.
     """
     counts: dict[int, int] = {}
+    without = set()
     for plan in plans:
         for part, count in zip(plan.part, plan.num_factors, strict=True):
-            if plan.axes is not None:
+            if plan.axes is None:
+                continue
+            if count:
                 counts[part] = counts.get(part, 0) + count
+            else:
+                without.add(part)
     parts = sorted(counts)
     below = [0, *itertools.accumulate(counts[part] for part in parts)]
 
@@ -287,7 +293,8 @@ def _block_sizes(plans: Sequence[LeafPlan], blocks: Blocks) -> dict[int, int]:
         for part in parts[begin:end]:
             sizes[part] = _round_up(parts[end - 1], 8)
         end = begin
-    return sizes
+    # Sides without factors have no roots to share a batched call.
+    return {part: _round_up(part, 8) for part in without} | sizes
 
 
 def _round_up(number: int, multiple: int) -> int:

@@ -39,7 +39,11 @@ class Gradients(NamedTuple):
 
 
 def blocked(
-    init_fn: Callable, step: Callable, blocks: kron.Blocks, decays: Sequence[ScalarLike]
+    init_fn: Callable,
+    step: Callable,
+    blocks: kron.Blocks,
+    decays: Sequence[ScalarLike],
+    margin: float = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
     """The transformation with a step of its own, and all the rest as every other.
 
@@ -50,6 +54,7 @@ def blocked(
         the updates and both moments, as lists, and the state with new stacks.
     - `blocks`: the choices.
     - `decays`: of the averages that are corrected for their start at zero.
+    - `margin`: by how much the squares of a gradient may grow and be finite still.
     """
     check_blocks(blocks)
 
@@ -58,7 +63,7 @@ def blocked(
         check_gradients(updates, state.mu)
         if not jax.tree.leaves(updates):
             return updates, state._replace(count=optax.safe_increment(state.count))
-        grads = take_in(updates, state, blocks, decays)
+        grads = take_in(updates, state, blocks, decays, margin)
         mu, nu = jax.tree.leaves(state.mu), jax.tree.leaves(state.nu)
         out, mu, nu, state = step(grads, mu, nu, state)
         return give_back(updates, state, out, grads.finite, grads.steps, mu=mu, nu=nu)
@@ -199,7 +204,11 @@ def then_decay_and_rate(
 
 
 def take_in(
-    updates: Any, state: Any, blocks: kron.Blocks, decays: Sequence[ScalarLike] = ()
+    updates: Any,
+    state: Any,
+    blocks: kron.Blocks,
+    decays: Sequence[ScalarLike] = (),
+    margin: float = 1.0,
 ) -> Gradients:
     """The gradients in the dtype to compute in, and what is to be known of them."""
     paths, leaves = named_leaves(updates)
@@ -208,7 +217,8 @@ def take_in(
     # Nor will an entry of a Gram matrix overflow. The barrier keeps XLA from storing the
     # squares for the second moments.
     finite = [
-        jnp.isfinite(sum_of_squares(jax.lax.optimization_barrier(g))) for g in grads
+        jnp.isfinite(margin * sum_of_squares(jax.lax.optimization_barrier(g)))
+        for g in grads
     ]
     steps = count_in(state, finite)
     weights = _weights(finite, steps, decays) if decays else ()

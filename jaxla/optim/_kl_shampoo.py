@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import ScalarLike
 
 from jaxla import kron
-from jaxla._dtypes import sum_of_squares
+from jaxla._dtypes import safe_sqrt, sum_of_squares
 
 from ._blocked import (
     adam,
@@ -67,7 +67,12 @@ def scale_by_kl_shampoo(
     The averages of matrices are not corrected for their start: momentum and factors
     begin at zero, eigenvalues at `initial_eigenvalue`. While these are larger than they
     will be, steps are smaller: the method warms up, for longer the smaller the gradients
-    are. With `None` it does not, and its steps do not depend on the scale of the loss.
+    are. Where they are smaller, for gradients larger than 1 or of a layer that had none
+    for long, the first steps are too large: put `optax.clip_by_block_rms(1.0)` behind it.
+
+    `initial_eigenvalue=None` is not the authors'. Eigenvalues start from the size of the
+    first gradient, and anew from one that is a hundred times larger than they tell; the
+    bound on them is relative. Then steps do not depend on the scale of the loss.
 
     In the first step all eigenvalues are equal, and bases do not matter. The authors'
     code leaves it out; here it is made.
@@ -78,8 +83,9 @@ def scale_by_kl_shampoo(
     - `b2`: decay of $L$, $R$ and their eigenvalues; for parameters that are not
         matrices, of Adam's second moment.
     - `eps`: added to the root of a product of eigenvalues; and Adam's.
-    - `initial_eigenvalue`: of $L$ and $R$. `None` takes the root of the mean square of
-        a parameter's first gradient. (Whether it is `None` is static.)
+    - `initial_eigenvalue`: of $L$ and $R$; positive. `None` takes the root of the mean
+        square of a parameter's first gradient, and the mean square itself where one
+        side alone has factors. (Whether it is `None` is static.)
     - `blocks`: block size, refresh period and rules, see [`jaxla.kron.Blocks`][].
         There are no roots: what concerns these must be left as it is. (Static.)
     - `mu_dtype`: dtype of the momentum, by default at least `float32`. Under
@@ -90,8 +96,9 @@ def scale_by_kl_shampoo(
     An `optax.GradientTransformationExtraArgs` with a
     [`jaxla.optim.ScaleByKlShampooState`][]. Statistics and bases are held in `float32`
     at least, whatever the dtype of the parameters. The root of an eigenvalue of a block
-    of order $k$ is at least $1 / \max(10, \min(k, 4000))$, as in the authors' code. A
-    parameter whose gradient is not finite (or so large that its square is not) gets a
+    of order $k$ is at least $1 / \max(10, \min(k, 4000))$, as in the authors' code;
+    with `None`, of that of the largest. A parameter whose gradient is not finite (or so
+    large that its square, over the smallest eigenvalue, may not be: above 1e15) gets a
     zero update, its statistics stay as they were, and its entry of `nonfinite` says so.
 
     **Cost:** per update and for an `m x n` parameter in blocks of size `s`,
@@ -117,13 +124,18 @@ def scale_by_kl_shampoo(
         Shampoo and SOAP via Kullback-Leibler Minimization*, 2025.
     """
     check_no_roots("kl_shampoo", blocks)
+    if isinstance(initial_eigenvalue, (int, float)) and not initial_eigenvalue > 0:
+        raise ValueError(
+            "`initial_eigenvalue` must be a positive number, or None; "
+            f"got {initial_eigenvalue}."
+        )
     hyper = _Hyperparameters(b1, b2, eps, initial_eigenvalue, blocks)
 
     def init_fn(params):
         plan, dtype, common = start(
             params, blocks, mu_dtype, _left_to_adam, "bases", kron.basis_flops
         )
-        first = 1.0 if initial_eigenvalue is None else initial_eigenvalue
+        first = 0.0 if initial_eigenvalue is None else initial_eigenvalue
         return ScaleByKlShampooState(
             **common,
             rejected=jnp.zeros([], jnp.int32),
@@ -131,15 +143,17 @@ def scale_by_kl_shampoo(
             bases=per_size(
                 plan, lambda s, n: jnp.tile(jnp.eye(s, dtype=dtype), (n, 1, 1))
             ),
-            spectra=per_size(
-                plan, lambda s, n: jnp.broadcast_to(jnp.asarray(first, dtype), (n, s))
+            spectra=_bounded(
+                per_size(plan, lambda s, n: jnp.full((n, s), first, dtype)),
+                plan,
+                initial_eigenvalue,
             ),
         )
 
     def step(grads, mu, nu, state):
         return _step(grads, mu, nu, state, hyper)
 
-    return blocked(init_fn, step, blocks, (b1, b2))
+    return blocked(init_fn, step, blocks, (b1, b2), margin=4000.0**2)
 
 
 def kl_shampoo(
@@ -229,7 +243,7 @@ def _step(
     if not plan.num_factors:
         return out, mu, nu, state
 
-    Q, spectra = state.bases, _first_spectra(grads, state.spectra, hyper)
+    Q, spectra = state.bases, _known_spectra(grads, state.spectra, hyper)
     rotated = kron.rotate(grads.to_stacks(moments), Q, plan)
     D = kron.rotate_back(kron.whiten(rotated, spectra, hyper.eps, plan), Q, plan)
     for i, matrix in kron.from_stacks(D, plan).items():
@@ -248,23 +262,34 @@ def _step(
     state = state._replace(
         factors=factors,
         bases=Q,
-        spectra=kron.bound_spectra(spectra, plan),
+        spectra=_bounded(spectra, plan, hyper.initial_eigenvalue),
         rejected=rejected,
     )
     return out, mu, nu, state
 
 
-def _first_spectra(grads: Gradients, spectra, hyper: _Hyperparameters):
-    """The eigenvalues; where it is the first gradient that sets them, these."""
+def _known_spectra(grads: Gradients, spectra, hyper: _Hyperparameters):
+    """The eigenvalues to divide by; where it is this gradient that sets them, those."""
     if hyper.initial_eigenvalue is not None:
         return spectra
-    squares = [sum_of_squares(g) / max(g.size, 1) for g in grads.leaves]
-    of_leaf = jnp.sqrt(jnp.stack([s.astype(grads.dtype) for s in squares]))
-    given = kron.per_factor(of_leaf, grads.plan)
-    first = [ok & (n == 1) for ok, n in zip(grads.finite, grads.steps, strict=True)]
-    is_first = kron.per_factor(jnp.stack(first), grads.plan)
-    fresh = {
-        size: jnp.where(is_first[size][:, None], given[size][:, None], spectrum)
-        for size, spectrum in spectra.items()
+    sizes = []
+    for leaf, g, ok in zip(grads.plan.leaves, grads.leaves, grads.finite, strict=True):
+        mean = jnp.where(ok, sum_of_squares(g) / max(g.size, 1), 0)
+        # L alone is of the order of squares; of L and R, it is their product.
+        size = mean if leaf.one_sided else safe_sqrt(mean)
+        sizes.append(size.astype(grads.dtype))
+    return {
+        size: _started_anew(spectra[size], given[:, None])
+        for size, given in kron.per_factor(jnp.stack(sizes), grads.plan).items()
     }
-    return kron.bound_spectra(fresh, grads.plan)
+
+
+def _started_anew(spectrum: jax.Array, given: jax.Array) -> jax.Array:
+    """The eigenvalues, but those not known yet, or far too small for this gradient."""
+    return jnp.where(spectrum.max(-1, keepdims=True) < given / 100, given, spectrum)
+
+
+def _bounded(spectra, plan: kron.Plan, initial_eigenvalue: ScalarLike | None):
+    if not plan.num_factors:
+        return spectra
+    return kron.bound_spectra(spectra, plan, relative=initial_eigenvalue is None)

@@ -79,7 +79,7 @@ def coordinate_check(
         their activation function tell most, as nothing bounds them.
     - `loss`: a function from the parameters to a number that is to be made small.
     - `optimizer`: a function from a width to an optimizer.
-    - `widths`: two at least.
+    - `widths`: two different ones at least.
     - `steps`: of training.
     - `seeds`: how many models of each width.
 
@@ -91,7 +91,7 @@ def coordinate_check(
 
     !!! example
 
-        >>> import jax, jax.numpy as jnp, jaxla, optax
+        >>> import jax, jax.numpy as jnp, jaxla.testing, optax
         >>> x = jnp.ones((1, 8))
         >>> def init(key, width):
         ...     shapes = {"0/kernel": (8, width), "1/kernel": (width, 1)}
@@ -113,8 +113,8 @@ def coordinate_check(
         Programs V*, 2022, Appendix D.1.
     """
     widths = tuple(widths)
-    if len(widths) < 2:
-        raise ValueError(f"`widths` must have two entries at least; got {widths}.")
+    if len(set(widths)) < 2:
+        raise ValueError(f"`widths` must have two different ones at least; got {widths}.")
     for width in widths:
         check_int("widths", width, low=1)
     check_int("steps", steps, low=1)

@@ -70,8 +70,9 @@ def test_plans_hold_together(shapes, size, classes, shards, limit):
             assert part <= block <= size
             assert block % 8 == 0
     parts = longest_parts(plan)
-    assert len(parts) <= classes
-    assert sorted(size for size, used in parts.items() if used) == list(plan.num_factors)
+    used = sorted(size for size, parts_of_size in parts.items() if parts_of_size)
+    assert len(used) <= classes
+    assert used == list(plan.num_factors)
     check_places(plan, parts, shards)
     check_tiles(plan)
 
@@ -124,6 +125,12 @@ def check_tiles(plan):
             ]
         told = (plan.owners_of_tiles(size), *plan.factors_of_tiles(size))
         assert list(zip(*(x.tolist() for x in told), strict=True)) == expected
+
+
+def test_a_side_without_factors_has_no_say_in_the_size_of_the_other():
+    plan = plan_of([(50_000, 16)], one_sided_above=100)
+    assert plan.leaves[0].tile == (128, 16)
+    assert plan.num_factors == {16: 1}
 
 
 def cost(sizes, parts):

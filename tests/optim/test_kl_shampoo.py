@@ -85,6 +85,43 @@ def test_a_start_from_the_first_gradient_has_no_scale():
     assert_close(plain[:1], [expected], 1e-5)
 
 
+@pytest.mark.parametrize("limit", [None, 0], ids=["two sides", "one side"])
+def test_a_start_from_the_first_gradient_is_no_larger_for_small_ones(limit):
+    """Down to where an absolute bound would be; and after zeros, or steps far smaller."""
+    grads = random_grads((6, 6), 8)
+    blocks = Blocks(size=8, refresh_every=1, one_sided_above=limit)
+    opt = scale_by_kl_shampoo(0.0, eps=0.0, initial_eigenvalue=None, blocks=blocks)
+    scales = [0, 0, 1e-12, 1e-12, 1e-12, 1, 1, 1]
+    given = [scale * g for scale, g in zip(scales, grads, strict=True)]
+    updates, _ = run(opt, grads[0], given)
+    sizes = [float(jnp.sqrt(jnp.mean(u**2))) for u in updates]
+    assert sizes[:2] == [0, 0]
+    np.testing.assert_allclose([sizes[2], sizes[5]], 1, rtol=1e-4)
+    assert max(sizes) < 10
+
+
+def test_what_would_overflow_is_refused():
+    """A gradient whose square is finite, but not what it is divided by the bound."""
+    grads = random_grads((6, 6), 4)
+    opt = scale_by_kl_shampoo(b2=0.5, blocks=EVERY_STEP)
+    spoilt = [0 * grads[0]] * 20 + [1e18 * grads[0] / jnp.abs(grads[0]).max(), *grads]
+    updates, states = run(opt, grads[0], spoilt)
+    assert bool(states[21].nonfinite)
+    assert not updates[20].any()
+    assert not bool(states[-1].nonfinite)
+    for leaf in jax.tree.leaves(states[-1]):
+        assert jnp.isfinite(leaf).all()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_the_first_eigenvalue_is_positive_and_bounded():
+    message = "`initial_eigenvalue` must be a positive number, or None; got 0"
+    with pytest.raises(ValueError, match=message):
+        kl_shampoo(0.1, initial_eigenvalue=0)
+    state = scale_by_kl_shampoo(initial_eigenvalue=1e-6).init(jnp.ones((6, 6)))
+    np.testing.assert_allclose(state.spectra[8], 1e-2, rtol=1e-6)
+
+
 def test_an_eigenvalue_has_a_bound():
     grads = [0 * g for g in random_grads((6, 30), 3)]
     opt = scale_by_kl_shampoo(b2=0.0, blocks=Blocks(size=32))

@@ -112,6 +112,10 @@ def test_impossible_blocks(choices, message):
         ("rows", r"'one-sided', 'diagonal', `Axes` or None .* got 'rows' for 'w'"),
         (Axes(rows=(0,), cols=(0,)), r"each axis of the parameter 'w' of shape \(1, 3\)"),
         (Axes(rows=(0,), cols=(2,)), r"each axis of the parameter 'w' of shape \(1, 3\)"),
+        (
+            "one-sided",
+            r"treat 'w' as a one-sided matrix, but its shape \(1, 3\)",
+        ),
         ("matrix", r"treat 'w' as a matrix, but its shape \(1, 3\) does not have two"),
     ],
     ids=str,
