@@ -85,7 +85,8 @@ def test_changes_and_slopes_are_what_they_say():
 @pytest.mark.usefixtures("unchecked")
 def test_bad_arguments():
     arguments = (init, features, loss, lambda _: optax.sgd(0.1))
-    with pytest.raises(ValueError, match="`widths` must have two entries at least"):
-        coordinate_check(*arguments, [64])
+    for widths in ([64], [8, 8]):
+        with pytest.raises(ValueError, match="`widths` must have two different ones"):
+            coordinate_check(*arguments, widths)
     with pytest.raises(ValueError, match="`steps` must be an integer, at least 1"):
         coordinate_check(*arguments, WIDTHS, steps=0)

@@ -29,7 +29,7 @@ class Storage:
     - `smallest`: factors of a smaller size are not rounded.
     - `turns_per_root`: each root is renewed once in `turns_per_root * refresh_every`
         steps. Each factor has its turn to take in a gradient once in `refresh_every`, of
-        [`jaxla.kron.Blocks`][].
+        [`jaxla.kron.Blocks`][]; some twice, where their number does not divide evenly.
     - `basis_steps`, `root_steps`: steps of [`jaxla.kron.rectify`][] that rounded
         eigenvectors take before a gradient is added to them, and before their root.
 

@@ -67,7 +67,8 @@ def scale_by_four_bit_shampoo(
     `refresh_every / (1 - beta)` steps.
 
     They are corrected for their start, where the paper's begin with $10^{-6} I$: a
-    gradient that is scaled by a number is only scaled by it. Columns are sorted by their
+    gradient that is scaled by a number is only scaled by it, from some 1e-12 to 1e18;
+    far below, the update is zero. Columns are sorted by their
     eigenvalues for the orthogonal iteration, as in [`jaxla.optim.scale_by_soap`][].
 
     **Arguments:**
@@ -90,7 +91,7 @@ def scale_by_four_bit_shampoo(
 
     **Cost:** per update and for an `m x n` parameter in blocks of size `s`,
     `8 m n s` flops, and [`jaxla.kron.stored_flops`][] for `1 / refresh_every` of the
-    blocks. The state holds `(1.125 s + 8) (m + n)` bytes. While an update runs, the roots
+    blocks. The state holds about `(1.125 s + 8) (m + n)` bytes. While an update runs, the roots
     are there in `float32`, too: another `4 s (m + n)`.
 
     **Differentiation:** bases and roots count as constants.

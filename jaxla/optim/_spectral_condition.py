@@ -59,7 +59,7 @@ def scale_by_spectral_condition(
     An `optax.GradientTransformationExtraArgs` with a
     [`jaxla.optim.ScaleBySpectralConditionState`][]. A parameter whose gradient, or its
     norm, is not finite gets a zero update, its vector stays as it was, and its entry of
-    `nonfinite` says so. The scale of a gradient does not matter, however small it is.
+    `nonfinite` says so. The scale of a gradient does not matter, from 1e-30 to 1e37.
 
     **Cost:** for an `m x n` matrix `10 m n` flops and `4 m n` for each power iteration,
     in one call for all of a shape. The state holds `min(m, n)` numbers a matrix.
