@@ -91,8 +91,8 @@ def scale_by_four_bit_shampoo(
 
     **Cost:** per update and for an `m x n` parameter in blocks of size `s`,
     `8 m n s` flops, and [`jaxla.kron.stored_flops`][] for `1 / refresh_every` of the
-    blocks. The state holds about `(1.125 s + 8) (m + n)` bytes. While an update runs, the roots
-    are there in `float32`, too: another `4 s (m + n)`.
+    blocks. The state holds about `(1.125 s + 8) (m + n)` bytes. While an update runs, the
+    roots are there in `float32`, too: another `4 s (m + n)`.
 
     **Differentiation:** bases and roots count as constants.
 
